@@ -1,0 +1,264 @@
+package overlay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Change is one difference between an upper directory and what lies below it.
+type Change struct {
+	Path   string // clean and relative: "etc/passwd", "." for the root
+	Node   *Node  // the file in the upper directory; nil when Delete
+	Delete bool   // lower has a file here that is gone
+	Opaque bool   // a directory that hides all that lower has below it
+}
+
+// Changes calls fn for everything in which the directory upper, filled through overlayfs or by hand, differs from the
+// stack lower: parents before children, a directory's entries sorted bytewise by name. An error of fn ends the walk and
+// is returned as it is.
+//
+// Left out are whiteouts of nothing, sockets (reported as Delete where they replace a file), directories whose mode,
+// owner, modification time and attributes are lower's, and files that overlayfs copied up without a lasting change: all
+// of that and the content are lower's, and no hard link was made. The root is reported when its mode, owner or
+// attributes differ from lower's, never for its time alone, and never when lower is empty.
+//
+// The Nodes passed to fn read the upper directory alone; Children of a directory among them may show whiteouts.
+func Changes(ctx context.Context, upper string, lower Stack, fn func(Change) error) error {
+	up, err := Stack{upper}.Root()
+	if err != nil {
+		return fmt.Errorf("find changes in %s: %w", upper, err)
+	}
+	low, err := lower.Root()
+	if err != nil {
+		return fmt.Errorf("find changes in %s: %w", upper, err)
+	}
+	d := &differ{ctx: ctx, root: up.roots[0], fn: fn}
+	if len(lower) > 0 {
+		if err := d.top(up, low); err != nil {
+			return err
+		}
+	}
+	return d.dir(up, low)
+}
+
+// differ compares one upper directory with the tree below it.
+type differ struct {
+	ctx  context.Context
+	root string
+	fn   func(Change) error
+	bufs [2][]byte
+}
+
+func (d *differ) top(up, low *Node) error {
+	timeless := *low
+	timeless.Stat.Mtim = up.Stat.Mtim
+	same, err := sameMeta(up, &timeless)
+	if err != nil || same {
+		return err
+	}
+	return d.fn(Change{Path: ".", Node: up})
+}
+
+// dir reports the changes below one directory. low is nil when nothing in lower shows through.
+func (d *differ) dir(up, low *Node) error {
+	entries, err := upperEntries(d.root, up.rel)
+	if err != nil {
+		return fmt.Errorf("find changes in %s: %w", filepath.Join(d.root, up.rel), err)
+	}
+	for _, e := range entries {
+		if err := d.ctx.Err(); err != nil {
+			return err
+		}
+		var below *Node
+		if low != nil {
+			if below, err = low.Child(e.Name); errors.Is(err, fs.ErrNotExist) {
+				below, err = nil, nil
+			}
+			if err != nil {
+				return fmt.Errorf("find changes in %s: %w", filepath.Join(d.root, e.rel), err)
+			}
+		}
+		if err := d.entry(e, below); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *differ) entry(e upperEntry, low *Node) error {
+	switch {
+	case e.whiteout || e.Stat.Mode&unix.S_IFMT == unix.S_IFSOCK:
+		if low == nil {
+			return nil
+		}
+		return d.fn(Change{Path: e.rel, Delete: true})
+	case e.IsDir():
+		return d.subdir(e.Node, low)
+	}
+	if low != nil {
+		same, err := d.unchanged(e.Node, low)
+		if err != nil {
+			return fmt.Errorf("compare %s: %w", e.Host(), err)
+		}
+		if same {
+			return nil
+		}
+	}
+	return d.fn(Change{Path: e.rel, Node: e.Node})
+}
+
+func (d *differ) subdir(up, low *Node) error {
+	if low != nil && !low.IsDir() {
+		low = nil
+		if err := d.fn(Change{Path: up.rel, Node: up}); err != nil {
+			return err
+		}
+		return d.dir(up, nil)
+	}
+	opaque, same, err := compareDirs(up, low)
+	if err != nil {
+		return fmt.Errorf("compare %s: %w", up.Host(), err)
+	}
+	if opaque || !same {
+		if err := d.fn(Change{Path: up.rel, Node: up, Opaque: opaque}); err != nil {
+			return err
+		}
+	}
+	if opaque {
+		low = nil
+	}
+	return d.dir(up, low)
+}
+
+// compareDirs tells whether the upper directory hides anything that lower has, and whether their attributes are equal.
+func compareDirs(up, low *Node) (opaque, same bool, err error) {
+	if low == nil {
+		return false, false, nil
+	}
+	if same, err = sameMeta(up, low); err != nil {
+		return false, false, err
+	}
+	marked, err := isOpaque(up.roots[0], up.rel)
+	if err != nil || !marked {
+		return false, same, err
+	}
+	hidden, err := low.Children()
+	return len(hidden) > 0, same, err
+}
+
+// unchanged tells whether a file that is no directory is lower's in every respect. A second name for it means that the
+// step made a hard link, which a layer can only tell by both names.
+func (d *differ) unchanged(up, low *Node) (bool, error) {
+	a, b := &up.Stat, &low.Stat
+	if a.Nlink > 1 || a.Size != b.Size || a.Rdev != b.Rdev {
+		return false, nil
+	}
+	if same, err := sameMeta(up, low); err != nil || !same {
+		return false, err
+	}
+	switch {
+	case up.IsRegular():
+		return d.sameBytes(up, low)
+	case up.IsLink():
+		return sameTarget(up, low)
+	}
+	return true, nil
+}
+
+// sameMeta compares type, mode, owner, modification time and attributes.
+func sameMeta(up, low *Node) (bool, error) {
+	a, b := &up.Stat, &low.Stat
+	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Mtim != b.Mtim {
+		return false, nil
+	}
+	x, err := up.Xattrs()
+	if err != nil {
+		return false, err
+	}
+	y, err := low.Xattrs()
+	return maps.Equal(x, y), err
+}
+
+func sameTarget(up, low *Node) (bool, error) {
+	a, err := up.Readlink()
+	if err != nil {
+		return false, err
+	}
+	b, err := low.Readlink()
+	return a == b, err
+}
+
+func (d *differ) sameBytes(up, low *Node) (bool, error) {
+	a, err := up.Open()
+	if err != nil {
+		return false, err
+	}
+	defer a.Close()
+	b, err := low.Open()
+	if err != nil {
+		return false, err
+	}
+	defer b.Close()
+	if d.bufs[0] == nil {
+		d.bufs[0], d.bufs[1] = make([]byte, 64<<10), make([]byte, 64<<10)
+	}
+	for d.ctx.Err() == nil {
+		n, errA := io.ReadFull(a, d.bufs[0])
+		m, errB := io.ReadFull(b, d.bufs[1])
+		if !bytes.Equal(d.bufs[0][:n], d.bufs[1][:m]) {
+			return false, nil
+		}
+		if errA != nil || errB != nil {
+			return ended(errA) && ended(errB), errors.Join(unlessEnded(errA), unlessEnded(errB))
+		}
+	}
+	return false, d.ctx.Err()
+}
+
+func ended(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }
+
+func unlessEnded(err error) error {
+	if ended(err) {
+		return nil
+	}
+	return err
+}
+
+// upperEntry is a file of an upper directory as it lies there.
+type upperEntry struct {
+	*Node
+	whiteout bool
+}
+
+// upperEntries lists one directory of an upper directory, whiteouts included, sorted bytewise by name.
+func upperEntries(root, rel string) ([]upperEntry, error) {
+	l, err := list([]string{root}, rel)
+	defer l.close()
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]upperEntry, len(l.names))
+	slab := make([]Node, len(l.names))
+	p := probe{roots: l.roots, marks: func(int) (bool, error) { return l.marksWhiteouts(0, rel) }}
+	for i, e := range l.names {
+		n := &slab[i]
+		*n = Node{Name: e.name, rel: join(rel, e.name), roots: l.roots}
+		if err := unix.Fstatat(l.fds[0], e.name, &n.Stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return nil, &fs.PathError{Op: "stat", Path: n.Host(), Err: err}
+		}
+		whiteout, err := n.whiteoutIn(p, 0, &n.Stat)
+		if err != nil {
+			return nil, err
+		}
+		entries[i] = upperEntry{n, whiteout}
+	}
+	return entries, nil
+}

@@ -1,0 +1,157 @@
+package overlay
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// openBeneath opens rel below root without following any link, neither in rel nor in its last component. root must
+// come from realDir, rel must be "." or plain names joined by slashes.
+func openBeneath(root, rel string, flags uint64) (int, error) {
+	path := root
+	if rel != "." {
+		path = root + "/" + rel
+	}
+	fd, err := openNoLinks(unix.AT_FDCWD, path, flags)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
+func openNoLinks(at int, path string, flags uint64) (int, error) {
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
+	for {
+		fd, err := unix.Openat2(at, path, &how)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+// statBeneath is openBeneath for the attributes alone.
+func statBeneath(root, rel string, st *unix.Stat_t) error {
+	fd, err := openBeneath(root, rel, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Fstat(fd, st)
+}
+
+// realDir returns a name for the directory that leads through no link, so that openBeneath may forbid all of them.
+func realDir(dir string) (string, error) {
+	fd, err := openNoLinks(unix.AT_FDCWD, dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err == nil {
+		return dir, unix.Close(fd)
+	}
+	if err != unix.ELOOP && err != unix.ENOTDIR {
+		return "", &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	if fd, err = openNoLinks(unix.AT_FDCWD, real, unix.O_PATH|unix.O_DIRECTORY); err != nil {
+		return "", &fs.PathError{Op: "open", Path: real, Err: err}
+	}
+	return real, unix.Close(fd)
+}
+
+var direntBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+
+// readNames returns the names in an open directory, unsorted, without "." and "..".
+func readNames(fd int) ([]string, error) {
+	buf := direntBuffers.Get().(*[]byte)
+	defer direntBuffers.Put(buf)
+	var names []string
+	for {
+		n, err := unix.ReadDirent(fd, *buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return names, err
+		}
+		_, _, names = unix.ParseDirent((*buf)[:n], -1, names)
+	}
+}
+
+func readlink(fd int) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// procPath names an open file for the system calls that do not take a descriptor opened with O_PATH.
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// xattrs reads the attributes of a file opened with O_PATH, overlayfs's own left out.
+func xattrs(fd int) (map[string]string, error) {
+	path := procPath(fd)
+	names, err := growing(func(buf []byte) (int, error) { return unix.Listxattr(path, buf) })
+	if err == unix.ENOTSUP {
+		return nil, nil
+	}
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	var m map[string]string
+	for _, name := range strings.Split(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		if IsOwnXattr(name) {
+			continue
+		}
+		value, err := growing(func(buf []byte) (int, error) { return unix.Getxattr(path, name, buf) })
+		if err == unix.ENODATA || err == unix.ENOTSUP {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if m == nil {
+			m = make(map[string]string)
+		}
+		m[name] = string(value)
+	}
+	return m, nil
+}
+
+// growing calls read with a larger buffer until the answer fits.
+func growing(read func([]byte) (int, error)) ([]byte, error) {
+	var small [256]byte
+	n, err := read(small[:])
+	if err == nil {
+		return append([]byte(nil), small[:n]...), nil
+	}
+	for size := 4 << 10; err == unix.ERANGE && size <= 64<<10; size *= 4 {
+		buf := make([]byte, size)
+		if n, err = read(buf); err == nil {
+			return buf[:n], nil
+		}
+	}
+	return nil, err
+}
+
+func isAbsent(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
+}
+
+func plainName(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00")
+}
+
+func join(rel, name string) string {
+	if rel == "." {
+		return name
+	}
+	return rel + "/" + name
+}

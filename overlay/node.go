@@ -1,0 +1,304 @@
+package overlay
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Node is one file of a tree as overlayfs would show it. It is a snapshot taken when it was looked up; it holds no
+// file open and may be used by several goroutines.
+type Node struct {
+	Name string      // base name; "." for the root
+	Stat unix.Stat_t // lstat of the host file that wins
+
+	rel   string   // path below each root, "." for the root
+	roots []string // host directories that take part at rel, uppermost first; one for a file, none for the empty tree
+}
+
+// IsDir tells whether the file is a directory.
+func (n *Node) IsDir() bool { return n.Stat.Mode&unix.S_IFMT == unix.S_IFDIR }
+
+// IsRegular tells whether the file is a regular file.
+func (n *Node) IsRegular() bool { return n.Stat.Mode&unix.S_IFMT == unix.S_IFREG }
+
+// IsLink tells whether the file is a symbolic link.
+func (n *Node) IsLink() bool { return n.Stat.Mode&unix.S_IFMT == unix.S_IFLNK }
+
+// ModTime returns the time of the last modification, to the nanosecond.
+func (n *Node) ModTime() time.Time { return time.Unix(n.Stat.Mtim.Unix()) }
+
+// Host returns the path of the winning file on the host, for messages; it is "" for the root of an empty Stack.
+// Opening it by this path would follow links: use Open.
+func (n *Node) Host() string {
+	if len(n.roots) == 0 {
+		return ""
+	}
+	return filepath.Join(n.roots[0], n.rel)
+}
+
+// Readlink returns the target of a symbolic link as it was written.
+func (n *Node) Readlink() (string, error) {
+	if !n.IsLink() {
+		return "", &fs.PathError{Op: "readlink", Path: n.Host(), Err: unix.EINVAL}
+	}
+	fd, err := openBeneath(n.roots[0], n.rel, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	target, err := readlink(fd)
+	if err != nil {
+		return "", &fs.PathError{Op: "readlink", Path: n.Host(), Err: err}
+	}
+	return target, nil
+}
+
+// Open opens a regular file for reading. Anything else is refused, also when it took the file's place since.
+func (n *Node) Open() (*os.File, error) {
+	if !n.IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: n.Host(), Err: fmt.Errorf("not a regular file")}
+	}
+	fd, err := openBeneath(n.roots[0], n.rel, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return nil, &fs.PathError{Op: "open", Path: n.Host(), Err: fmt.Errorf("no longer a regular file")}
+	}
+	return os.NewFile(uintptr(fd), n.Host()), nil
+}
+
+// Xattrs returns the extended attributes, nil when there are none. Those in which overlayfs keeps its own books
+// (trusted.overlay.*, user.overlay.*) are left out.
+func (n *Node) Xattrs() (map[string]string, error) {
+	if len(n.roots) == 0 {
+		return nil, nil
+	}
+	fd, err := openBeneath(n.roots[0], n.rel, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	m, err := xattrs(fd)
+	if err != nil {
+		return nil, &fs.PathError{Op: "listxattr", Path: n.Host(), Err: err}
+	}
+	return m, nil
+}
+
+// Child returns the file called name in the directory, fs.ErrNotExist when it is absent or whited out. A name that is
+// not one plain component is EINVAL.
+func (n *Node) Child(name string) (*Node, error) {
+	if !plainName(name) {
+		return nil, &fs.PathError{Op: "lookup", Path: name, Err: unix.EINVAL}
+	}
+	if !n.IsDir() {
+		return nil, &fs.PathError{Op: "lookup", Path: name, Err: unix.ENOTDIR}
+	}
+	child := &Node{Name: name, rel: join(n.rel, name)}
+	found, err := child.merge(probe{
+		roots: n.roots,
+		stat:  func(i int, st *unix.Stat_t) error { return statBeneath(n.roots[i], child.rel, st) },
+		marks: func(i int) (bool, error) { return marksWhiteouts(n.roots[i], n.rel) },
+	})
+	if err == nil && !found {
+		err = &fs.PathError{Op: "lookup", Path: child.rel, Err: unix.ENOENT}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return child, nil
+}
+
+// Children returns what the directory holds, merged, sorted bytewise by name.
+func (n *Node) Children() ([]*Node, error) {
+	if !n.IsDir() {
+		return nil, &fs.PathError{Op: "readdir", Path: n.Host(), Err: unix.ENOTDIR}
+	}
+	l, err := list(n.roots, n.rel)
+	defer l.close()
+	if err != nil {
+		return nil, err
+	}
+	nodes := make([]*Node, 0, len(l.names))
+	slab := make([]Node, len(l.names))
+	names := l.names
+	p := probe{stat: func(i int, st *unix.Stat_t) error {
+		return unix.Fstatat(l.fds[names[i].dir], names[i].name, st, unix.AT_SYMLINK_NOFOLLOW)
+	}, marks: func(i int) (bool, error) { return l.marksWhiteouts(names[i].dir, n.rel) }}
+	for len(names) > 0 {
+		same := 1
+		for same < len(names) && names[same].name == names[0].name {
+			same++
+		}
+		child := &slab[len(nodes)]
+		*child = Node{Name: names[0].name, rel: join(n.rel, names[0].name)}
+		p.roots = l.rootsOf(names[:same])
+		found, err := child.merge(p)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			nodes = append(nodes, child)
+		}
+		names = names[same:]
+	}
+	return nodes, nil
+}
+
+// probe looks for one name in several directories: stat reads the attributes in the i-th of them, marks tells whether
+// whiteouts may be marked there by attribute.
+type probe struct {
+	roots []string
+	stat  func(i int, st *unix.Stat_t) error
+	marks func(i int) (bool, error)
+}
+
+// merge fills in Stat and roots by the rules of overlayfs: a whiteout ends the search, a file wins when nothing was
+// found above it and ends the search, directories add up until an opaque one.
+func (n *Node) merge(p probe) (found bool, err error) {
+	first := 0
+	for i, root := range p.roots {
+		st := &n.Stat
+		if len(n.roots) > 0 {
+			st = new(unix.Stat_t)
+		}
+		if err := p.stat(i, st); isAbsent(err) {
+			continue
+		} else if err != nil {
+			return false, &fs.PathError{Op: "stat", Path: filepath.Join(root, n.rel), Err: cause(err)}
+		}
+		hidden, err := n.whiteoutIn(p, i, st)
+		if err != nil {
+			return false, err
+		}
+		dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+		if hidden || !dir && len(n.roots) > 0 {
+			break
+		}
+		switch {
+		case len(n.roots) == 0:
+			first, n.roots = i, p.roots[i:i+1:i+1]
+		case first+len(n.roots) == i: // neighbours share the parent's slice
+			n.roots = p.roots[first : i+1 : i+1]
+		default:
+			n.roots = append(n.roots, root)
+		}
+		if !dir {
+			break
+		}
+	}
+	return len(n.roots) > 0, n.cutAtOpaque()
+}
+
+// whiteoutIn tells whether the file in the i-th directory stands for an absent one: a character device 0:0 or, in a
+// directory that says it has such, an empty file with the attribute overlay.whiteout.
+func (n *Node) whiteoutIn(p probe, i int, st *unix.Stat_t) (bool, error) {
+	if isWhiteout(st) {
+		return true, nil
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > 0 {
+		return false, nil
+	}
+	if marks, err := p.marks(i); err != nil || !marks {
+		return false, err
+	}
+	_, marked, err := readMark(p.roots[i], n.rel, "whiteout")
+	return marked, err
+}
+
+// cutAtOpaque drops the directories that lie below an opaque one. Only directories that have others below them are
+// asked, so a stack of one directory costs nothing here.
+func (n *Node) cutAtOpaque() error {
+	for i := 0; i < len(n.roots)-1; i++ {
+		opaque, err := isOpaque(n.roots[i], n.rel)
+		if err != nil {
+			return err
+		}
+		if opaque {
+			n.roots = n.roots[: i+1 : i+1]
+		}
+	}
+	return nil
+}
+
+// dirName is a name and which of the merged directories holds it.
+type dirName struct {
+	name string
+	dir  int
+}
+
+// listing is the names of one directory in each of its roots, sorted by name and then uppermost first.
+type listing struct {
+	roots []string
+	fds   []int
+	names []dirName
+	marks map[int]bool // answers of marksWhiteouts, by root
+}
+
+func list(roots []string, rel string) (*listing, error) {
+	l := &listing{roots: roots, fds: make([]int, 0, len(roots))}
+	for i, root := range roots {
+		fd, err := openBeneath(root, rel, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+		if err != nil {
+			return l, err
+		}
+		l.fds = append(l.fds, fd)
+		names, err := readNames(fd)
+		if err != nil {
+			return l, &fs.PathError{Op: "readdir", Path: filepath.Join(root, rel), Err: err}
+		}
+		l.names = slices.Grow(l.names, len(names))
+		for _, name := range names {
+			l.names = append(l.names, dirName{name, i})
+		}
+	}
+	slices.SortFunc(l.names, func(a, b dirName) int {
+		if c := strings.Compare(a.name, b.name); c != 0 {
+			return c
+		}
+		return a.dir - b.dir
+	})
+	return l, nil
+}
+
+// rootsOf returns the roots in which entries, all of one name, were found. Neighbours share the listing's own slice.
+func (l *listing) rootsOf(entries []dirName) []string {
+	first, last := entries[0].dir, entries[len(entries)-1].dir
+	if last-first == len(entries)-1 {
+		return l.roots[first : last+1]
+	}
+	roots := make([]string, len(entries))
+	for i, e := range entries {
+		roots[i] = l.roots[e.dir]
+	}
+	return roots
+}
+
+// marksWhiteouts asks each directory once, and only when an empty file was seen there.
+func (l *listing) marksWhiteouts(dir int, rel string) (bool, error) {
+	if marks, ok := l.marks[dir]; ok {
+		return marks, nil
+	}
+	marks, err := marksWhiteouts(l.roots[dir], rel)
+	if l.marks == nil {
+		l.marks = make(map[int]bool)
+	}
+	l.marks[dir] = marks
+	return marks, err
+}
+
+func (l *listing) close() {
+	for _, fd := range l.fds {
+		unix.Close(fd)
+	}
+}
