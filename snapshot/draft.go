@@ -1,0 +1,161 @@
+package snapshot
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"builder/overlay"
+
+	"golang.org/x/sys/unix"
+)
+
+// Draft is a snapshot being made: an upper directory over a stack. It ends with
+// Commit or Discard; Discard after Commit does nothing, so that it can be deferred.
+type Draft struct {
+	store *Store
+	dir   string
+	lock  *os.File
+	lower overlay.Stack
+	meta  Meta
+	ended bool
+}
+
+// Begin starts a draft that rests on parent; the empty ID is the empty tree.
+func (s *Store) Begin(parent ID) (*Draft, error) {
+	lower, err := s.Stack(parent)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.newDraft()
+	if err != nil {
+		return nil, err
+	}
+	if parent != "" {
+		m, err := s.Meta(parent)
+		if err != nil {
+			return nil, errors.Join(err, d.Discard())
+		}
+		d.meta.Below = append([]ID{parent}, m.Below...)
+	}
+	d.lower = lower
+	d.meta.Began = fileClock()
+	for _, dir := range []string{d.Upper(), d.Work(), d.Scratch()} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return nil, errors.Join(err, d.Discard())
+		}
+	}
+	if err := adoptRoot(d.Upper(), lower); err != nil {
+		return nil, errors.Join(err, d.Discard())
+	}
+	return d, nil
+}
+
+// newDraft makes a locked, empty draft directory. A sweep may meet it before the
+// lock is taken; then another is made.
+func (s *Store) newDraft() (*Draft, error) {
+	for {
+		dir, err := os.MkdirTemp(s.dir, draftPrefix)
+		if err != nil {
+			return nil, err
+		}
+		lock, err := lockDir(dir)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
+			continue
+		}
+		if err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+		var st unix.Stat_t
+		if unix.Fstat(int(lock.Fd()), &st) == nil && st.Nlink > 0 {
+			return &Draft{store: s, dir: dir, lock: lock}, nil
+		}
+		lock.Close()
+	}
+}
+
+// adoptRoot gives a new upper directory the root metadata of what it rests on,
+// because in a mounted overlay the uppermost directory's metadata is the root's.
+func adoptRoot(upper string, lower overlay.Stack) error {
+	// Mkdir obeys the umask; the root of an image does not.
+	if err := os.Chmod(upper, 0o755); err != nil {
+		return err
+	}
+	if len(lower) == 0 {
+		return nil
+	}
+	return overlay.CopyUpDirs(upper, lower, ".")
+}
+
+// fileClock is the time that a file written now would bear: the kernel stamps
+// files by a coarser clock than time.Now reads.
+func fileClock() time.Time {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts); err != nil {
+		return time.Now()
+	}
+	return time.Unix(ts.Unix()).UTC()
+}
+
+// Lower is the stack that the draft rests on.
+func (d *Draft) Lower() overlay.Stack { return d.lower }
+
+// Upper is the directory to fill, in the form of an overlayfs layer.
+func (d *Draft) Upper() string { return filepath.Join(d.dir, "fs") }
+
+// Work is the directory that overlayfs wants beside Upper.
+func (d *Draft) Work() string { return filepath.Join(d.dir, "work") }
+
+// Scratch is an empty directory that goes away with the draft.
+func (d *Draft) Scratch() string { return filepath.Join(d.dir, "scratch") }
+
+// Stack is the tree as it is now: Upper over Lower.
+func (d *Draft) Stack() overlay.Stack {
+	return append(overlay.Stack{d.Upper()}, d.lower...)
+}
+
+// Commit makes the draft the snapshot id, or one with a new ID if id is empty. When
+// another process has committed the same id before, that one stays and this draft is
+// dropped: an ID chosen by the caller stands for its content.
+func (d *Draft) Commit(id ID) (ID, error) {
+	if id == "" {
+		id = NewID()
+	}
+	if !id.valid() {
+		return "", fmt.Errorf("snapshot: %q is not an ID", id)
+	}
+	for _, dir := range []string{d.Work(), d.Scratch()} {
+		if err := os.RemoveAll(dir); err != nil {
+			return "", err
+		}
+	}
+	b, err := json.Marshal(d.meta)
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(d.dir, "meta"), b, 0o600); err != nil {
+		return "", err
+	}
+	err = os.Rename(d.dir, filepath.Join(d.store.dir, string(id)))
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrExist) {
+		return id, d.Discard()
+	}
+	if err != nil {
+		return "", err
+	}
+	d.ended = true
+	return id, d.lock.Close()
+}
+
+// Discard removes the draft and what is in it.
+func (d *Draft) Discard() error {
+	if d.ended {
+		return nil
+	}
+	d.ended = true
+	return errors.Join(os.RemoveAll(d.dir), d.lock.Close())
+}

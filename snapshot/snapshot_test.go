@@ -1,0 +1,186 @@
+package snapshot_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"builder/snapshot"
+)
+
+func open(t *testing.T) (*snapshot.Store, string) {
+	dir := filepath.Join(t.TempDir(), "trees")
+	s, err := snapshot.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, dir
+}
+
+// commit makes a snapshot over parent that holds one file.
+func commit(t *testing.T, s *snapshot.Store, parent, id snapshot.ID, file string) snapshot.ID {
+	t.Helper()
+	d, err := s.Begin(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Discard()
+	if err := os.WriteFile(filepath.Join(d.Upper(), file), []byte(file), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got, err := d.Commit(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestStackGrows(t *testing.T) {
+	s, _ := open(t)
+	a := commit(t, s, "", "", "a")
+	b := commit(t, s, a, "", "b")
+	c := commit(t, s, b, "", "c")
+	stack, err := s.Stack(c)
+	if err != nil || len(stack) != 3 {
+		t.Fatalf("stack %v, %v", stack, err)
+	}
+	for i, name := range []string{"c", "b", "a"} {
+		if _, err := os.Stat(filepath.Join(stack[i], name)); err != nil {
+			t.Errorf("part %d: %v", i, err)
+		}
+	}
+	if root, err := s.Stack(""); err != nil || len(root) != 0 {
+		t.Fatalf("empty tree: %v, %v", root, err)
+	}
+	if upper, lower, err := s.Layer(b); err != nil || upper != stack[1] || len(lower) != 1 {
+		t.Fatalf("layer: %s %v %v", upper, lower, err)
+	}
+}
+
+func TestMissingBelowIsNotThere(t *testing.T) {
+	s, dir := open(t)
+	a := commit(t, s, "", "", "a")
+	b := commit(t, s, a, "", "b")
+	if !s.Has(b) {
+		t.Fatal("committed, but not there")
+	}
+	if err := s.Remove(a); err != nil {
+		t.Fatal(err)
+	}
+	again, err := snapshot.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Has(b) {
+		t.Fatal("a tree is said to be there though what it rests on is gone")
+	}
+	if _, err := again.Begin(b); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("begin over it: %v", err)
+	}
+}
+
+func TestHostileIDs(t *testing.T) {
+	s, _ := open(t)
+	for _, id := range []snapshot.ID{"..", "../x", "a/b", "draft-1", ".", "-", "a b"} {
+		if s.Has(id) {
+			t.Errorf("%q is there", id)
+		}
+		d, err := s.Begin("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Commit(id); err == nil {
+			t.Errorf("%q was committed", id)
+		}
+		d.Discard()
+	}
+}
+
+func TestSameIDCommittedTwice(t *testing.T) {
+	s, dir := open(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { commit(t, s, "", "same", "f") })
+	}
+	wg.Wait()
+	if !s.Has("same") {
+		t.Fatal("not there")
+	}
+	left(t, dir, 1)
+}
+
+// left checks how many entries the store has, drafts included.
+func left(t *testing.T, dir string, want int) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != want {
+		t.Fatalf("%d entries left, want %d: %v", len(entries), want, entries)
+	}
+}
+
+func TestSweepTakesOnlyTheDead(t *testing.T) {
+	s, dir := open(t)
+	alive, err := s.Begin("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := filepath.Join(dir, "draft-dead", "fs")
+	if err := os.MkdirAll(dead, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	n, err := s.Sweep()
+	if err != nil || n != 1 {
+		t.Fatalf("swept %d, %v", n, err)
+	}
+	if _, err := os.Stat(alive.Upper()); err != nil {
+		t.Fatalf("the living draft: %v", err)
+	}
+	if err := alive.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	left(t, dir, 0)
+}
+
+func TestRootTakesTheMetadataBelow(t *testing.T) {
+	s, _ := open(t)
+	d, err := s.Begin("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(d.Upper(), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	a, err := d.Commit("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, err := s.Begin(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer over.Discard()
+	if st, err := os.Stat(over.Upper()); err != nil || st.Mode().Perm() != 0o711 {
+		t.Fatalf("mode %v, %v", st.Mode(), err)
+	}
+}
+
+func TestRemoveAndUsage(t *testing.T) {
+	s, dir := open(t)
+	a := commit(t, s, "", "", "a")
+	if n, err := s.Usage(a); err != nil || n < 4096 {
+		t.Fatalf("usage %d, %v", n, err)
+	}
+	if err := s.Remove(a); err != nil {
+		t.Fatal(err)
+	}
+	left(t, dir, 0)
+	if err := s.Remove(a); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("removed twice: %v", err)
+	}
+}

@@ -1,0 +1,248 @@
+// Package snapshot keeps trees on disk: committed directories, each resting on
+// others, under one folder.
+//
+//	trees/ID/fs      the directory, in the form of an overlayfs layer
+//	trees/ID/meta    what it rests on and when it was begun
+//	trees/draft-…    unfinished work, locked by the process that does it
+//
+// A commit is one rename, so that a directory named by an ID is always whole. A
+// draft whose owner is gone, however it went, is garbage that Sweep removes: the
+// kernel drops the lock of a dead process.
+//
+// The package does not know how a directory was filled, what a layer or an image
+// is, or which IDs anybody still needs.
+package snapshot
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"builder/overlay"
+
+	"golang.org/x/sys/unix"
+)
+
+// ID names a committed snapshot: letters, digits, '-' and '_', at most 80. The
+// empty ID is the empty tree, which every store has.
+type ID string
+
+var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$`)
+
+// draftPrefix marks directories that no ID may name.
+const draftPrefix = "draft-"
+
+func (id ID) valid() bool {
+	return idForm.MatchString(string(id)) && !strings.HasPrefix(string(id), draftPrefix)
+}
+
+// Meta is what a snapshot remembers about itself.
+type Meta struct {
+	// Below lists what the snapshot rests on, nearest first.
+	Below []ID `json:"below,omitempty"`
+	// Began is when its draft was begun, by the clock that stamps files.
+	Began time.Time `json:"began"`
+}
+
+// Store is a folder of snapshots. Any number of processes may use one folder at
+// the same time; a Store is safe for concurrent use.
+type Store struct {
+	dir string
+
+	mu    sync.Mutex
+	metas map[ID]Meta
+}
+
+// Open opens the store in dir and creates it when it is not there.
+func Open(dir string) (*Store, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(abs, 0o700); err != nil {
+		return nil, err
+	}
+	return &Store{dir: abs, metas: map[ID]Meta{}}, nil
+}
+
+func (s *Store) fs(id ID) string   { return filepath.Join(s.dir, string(id), "fs") }
+func (s *Store) meta(id ID) string { return filepath.Join(s.dir, string(id), "meta") }
+
+// Has reports whether id is committed and everything it rests on is there.
+func (s *Store) Has(id ID) bool {
+	_, err := s.Stack(id)
+	return err == nil
+}
+
+// Meta returns what is remembered about id; fs.ErrNotExist when it is not committed.
+func (s *Store) Meta(id ID) (Meta, error) {
+	if !id.valid() {
+		return Meta{}, fmt.Errorf("snapshot %q: %w", id, fs.ErrNotExist)
+	}
+	s.mu.Lock()
+	m, ok := s.metas[id]
+	s.mu.Unlock()
+	if ok {
+		return m, nil
+	}
+	b, err := os.ReadFile(s.meta(id))
+	if err != nil {
+		return Meta{}, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return Meta{}, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	s.mu.Lock()
+	s.metas[id] = m
+	s.mu.Unlock()
+	return m, nil
+}
+
+// Stack returns the directories of id and of all it rests on, uppermost first. It
+// fails with fs.ErrNotExist when one of them is gone.
+func (s *Store) Stack(id ID) (overlay.Stack, error) {
+	if id == "" {
+		return nil, nil
+	}
+	m, err := s.Meta(id)
+	if err != nil {
+		return nil, err
+	}
+	stack := make(overlay.Stack, 0, 1+len(m.Below))
+	for _, part := range append([]ID{id}, m.Below...) {
+		dir := s.fs(part)
+		var st unix.Stat_t
+		if err := unix.Lstat(dir, &st); err != nil {
+			return nil, fmt.Errorf("snapshot %s: %w", part, &fs.PathError{Op: "stat", Path: dir, Err: err})
+		}
+		stack = append(stack, dir)
+	}
+	return stack, nil
+}
+
+// Layer returns the one directory of id, and the stack it rests on.
+func (s *Store) Layer(id ID) (upper string, lower overlay.Stack, err error) {
+	stack, err := s.Stack(id)
+	if err != nil {
+		return "", nil, err
+	}
+	if len(stack) == 0 {
+		return "", nil, fmt.Errorf("snapshot: the empty tree has no layer: %w", fs.ErrNotExist)
+	}
+	return stack[0], stack[1:], nil
+}
+
+// List returns the IDs of all committed snapshots, sorted.
+func (s *Store) List() ([]ID, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var ids []ID
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), draftPrefix) {
+			ids = append(ids, ID(e.Name()))
+		}
+	}
+	return ids, nil
+}
+
+// Remove deletes id. It first takes the name away by a rename, so that no reader
+// finds half of it.
+func (s *Store) Remove(id ID) error {
+	if _, err := s.Meta(id); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	delete(s.metas, id)
+	s.mu.Unlock()
+	d, err := s.newDraft()
+	if err != nil {
+		return err
+	}
+	defer d.Discard()
+	return os.Rename(filepath.Join(s.dir, string(id)), filepath.Join(d.dir, "removed"))
+}
+
+// Usage returns the bytes that id's own directory takes on disk. A file with
+// several names counts once.
+func (s *Store) Usage(id ID) (int64, error) {
+	var total int64
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(filepath.Join(s.dir, string(id)), func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if st.Nlink > 1 && !e.IsDir() {
+			if seen[st.Ino] {
+				return nil
+			}
+			seen[st.Ino] = true
+		}
+		total += st.Blocks * 512
+		return nil
+	})
+	return total, err
+}
+
+// Sweep removes the drafts whose owners are gone and returns how many there were.
+func (s *Store) Sweep() (int, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return 0, err
+	}
+	var errs []error
+	n := 0
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), draftPrefix) {
+			continue
+		}
+		swept, err := sweepDraft(filepath.Join(s.dir, e.Name()))
+		if swept {
+			n++
+		}
+		errs = append(errs, err)
+	}
+	return n, errors.Join(errs...)
+}
+
+// sweepDraft removes dir unless a living process holds its lock.
+func sweepDraft(dir string) (bool, error) {
+	lock, err := lockDir(dir)
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	return true, os.RemoveAll(dir)
+}
+
+// lockDir takes the exclusive lock that says that a living process owns dir.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "flock", Path: dir, Err: err}
+	}
+	return f, nil
+}
+
+// NewID returns an ID that nobody has.
+func NewID() ID { return ID(strings.ToLower(rand.Text())) }
