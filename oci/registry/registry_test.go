@@ -1,0 +1,232 @@
+package registry_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"builder/oci"
+	"builder/oci/layout"
+	"builder/oci/name"
+	"builder/oci/ocitest"
+	"builder/oci/registry"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var serial atomic.Int64
+
+// repo is a fresh repository of a registry.
+func repo(t *testing.T, host string, o registry.Options) *registry.Repo {
+	t.Helper()
+	ref, err := name.Parse(fmt.Sprintf("%s/test/app%d", host, serial.Add(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.ConfigDir == "" {
+		o.ConfigDir = t.TempDir()
+	}
+	r := registry.Repository(ref, o)
+	t.Cleanup(r.Close)
+	return r
+}
+
+func roots(t *testing.T, pem []byte) registry.Options {
+	t.Helper()
+	pool, err := registry.Roots(pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return registry.Options{CA: pool}
+}
+
+func TestContract(t *testing.T) {
+	for variant, ro := range map[string]ocitest.RegistryOptions{
+		"plain": {}, "password": {Auth: ocitest.Alice}, "TLS": {TLS: true, Auth: ocitest.Alice},
+	} {
+		t.Run(variant, func(t *testing.T) {
+			host, ca := ocitest.Registry(t, ro)
+			var o registry.Options
+			if ro.TLS {
+				o = roots(t, ca)
+			}
+			if ro.Auth != "" {
+				o.Credential = &registry.Credential{Username: "alice", Password: "secret"}
+			}
+			ocitest.Contract(t, func(t *testing.T) ocitest.Store { return repo(t, host, o) })
+		})
+	}
+}
+
+// An image travels layout -> registry -> layout by us and by skopeo with the
+// same digest.
+func TestSkopeo(t *testing.T) {
+	host, _ := ocitest.Registry(t, ocitest.RegistryOptions{})
+	m := ocitest.Memory{}
+	root := ocitest.TwoPlatforms(t, m)
+	r := repo(t, host, registry.Options{})
+	if err := oci.Copy(t.Context(), r, m, root, oci.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Tag(t.Context(), root, "v1"); err != nil {
+		t.Fatal(err)
+	}
+	from := fmt.Sprintf("%s/test/app%d", host, serial.Load())
+	dir := filepath.Join(t.TempDir(), "l")
+	ocitest.Run(t, "skopeo", "copy", "--all", "--src-tls-verify=false", "docker://"+from+":v1", "oci:"+dir+":v1")
+	l, err := layout.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := l.Resolve(t.Context(), "v1"); err != nil || d.Digest != root.Digest {
+		t.Errorf("skopeo pulled %v, %v", d, err)
+	}
+	ocitest.Run(t, "skopeo", "copy", "--all", "--dest-tls-verify=false", "--format", "v2s2", "oci:"+dir+":v1", "docker://"+host+"/test/docker:v2")
+	ref, _ := name.Parse(host + "/test/docker")
+	docker := registry.Repository(ref, registry.Options{ConfigDir: t.TempDir()})
+	defer docker.Close()
+	d, err := docker.Resolve(t.Context(), "v2")
+	if err != nil || d.MediaType != oci.DockerManifestList {
+		t.Fatalf("skopeo pushed %v, %v", d, err)
+	}
+	into, err := layout.Create(t.TempDir(), layout.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := oci.Copy(t.Context(), into, docker, d, oci.CopyOptions{}); err != nil {
+		t.Error(err)
+	}
+	if got, man, err := oci.Select(t.Context(), into, d, ocitest.Linux("arm64")); err != nil || got.MediaType != oci.DockerManifest || man.Layers[0].MediaType != oci.DockerLayerGzip {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestMount(t *testing.T) {
+	host, _ := ocitest.Registry(t, ocitest.RegistryOptions{})
+	m := ocitest.Memory{}
+	root := m.Image(t, ocitest.Linux("amd64"), 1, 100, 200)
+	base := repo(t, host, registry.Options{})
+	if err := oci.Copy(t.Context(), base, m, root, oci.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	from := fmt.Sprintf("test/app%d", serial.Load())
+	mounted := 0
+	o := oci.CopyOptions{
+		MountFrom: func(oci.Descriptor) []string { return []string{"test/nowhere", from} },
+		OnBlob: func(_ oci.Descriptor, e oci.Event, _ int64) {
+			if e == oci.Mounted {
+				mounted++
+			}
+		},
+	}
+	if err := oci.Copy(t.Context(), repo(t, host, registry.Options{}), m, root, o); err != nil || mounted != 3 {
+		t.Errorf("%d mounted, %v", mounted, err)
+	}
+}
+
+func TestLogin(t *testing.T) {
+	host, ca := ocitest.Registry(t, ocitest.RegistryOptions{Auth: ocitest.Alice, TLS: true})
+	o := roots(t, ca)
+	o.ConfigDir = t.TempDir()
+	ctx := t.Context()
+	r := repo(t, host, o)
+	_, err := r.Resolve(ctx, "v1")
+	if !errors.Is(err, registry.ErrAuth) || !strings.HasSuffix(err.Error(), "authentication required: run `builder login "+host+"`") || !strings.HasPrefix(err.Error(), "pull "+host+"/test/app") {
+		t.Errorf("before: %v", err)
+	}
+	if _, err := registry.Login(ctx, host, registry.Credential{Username: "alice", Password: "wrong"}, o); !errors.Is(err, registry.ErrAuth) {
+		t.Errorf("wrong password: %v", err)
+	}
+	stored, err := registry.Login(ctx, host, registry.Credential{Username: "alice", Password: "secret"}, o)
+	if err != nil || !stored.Plain || stored.Path != filepath.Join(o.ConfigDir, "config.json") {
+		t.Fatalf("login: %+v, %v", stored, err)
+	}
+	if info, err := os.Stat(stored.Path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("config.json: %v, %v", info.Mode(), err)
+	}
+	if err := registry.Ping(ctx, host, o); err != nil {
+		t.Error(err)
+	}
+	m := ocitest.Memory{}
+	d := m.Image(t, ocitest.Linux("amd64"), 1, 10)
+	if err := oci.Copy(ctx, repo(t, host, o), m, d, oci.CopyOptions{}); err != nil {
+		t.Error(err)
+	}
+	if err := registry.Logout(ctx, host, o); err != nil {
+		t.Error(err)
+	}
+	if err := registry.Ping(ctx, host, o); !errors.Is(err, registry.ErrAuth) {
+		t.Errorf("after logout: %v", err)
+	}
+}
+
+// Credential helpers: one that answers is used, one that is missing or has a
+// path for a name is an error for its registry.
+func TestHelpers(t *testing.T) {
+	host, _ := ocitest.Registry(t, ocitest.RegistryOptions{Auth: ocitest.Alice})
+	bin := t.TempDir()
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	script := "#!/bin/sh\necho '{\"Username\":\"alice\",\"Secret\":\"secret\"}'\n"
+	if err := os.WriteFile(filepath.Join(bin, "docker-credential-test"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for helper, want := range map[string]string{"test": "", "missing": "credential helper missing", "../../bin/x": "is not a helper's name", "x/y": "is not a helper's name", ".": "is not a helper's name"} {
+		dir := t.TempDir()
+		config, _ := json.Marshal(map[string]any{"credHelpers": map[string]string{host: helper}})
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := registry.Ping(t.Context(), host, registry.Options{ConfigDir: dir})
+		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", helper, err)
+		}
+	}
+	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o600)
+	if err := registry.Ping(t.Context(), host, registry.Options{ConfigDir: dir}); err == nil || !strings.Contains(err.Error(), "config.json") {
+		t.Errorf("broken configuration: %v", err)
+	}
+}
+
+func TestMessages(t *testing.T) {
+	plain, _ := ocitest.Registry(t, ocitest.RegistryOptions{})
+	tls, _ := ocitest.Registry(t, ocitest.RegistryOptions{TLS: true})
+	none := "127.0.0.1:1"
+	d := oci.NewDescriptor("", []byte("x"))
+	for host, want := range map[string]string{
+		plain:              "manifest unknown",
+		tls:                "certificate signed by an unknown authority: give its CA certificate with --ca FILE",
+		none:               "connection refused: no registry listens at 127.0.0.1:1",
+		"registry.invalid": "no such host",
+	} {
+		r := repo(t, host, registry.Options{})
+		_, err := r.Resolve(t.Context(), "1")
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "pull "+host+"/test/app") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+	if _, err := repo(t, plain, registry.Options{}).Fetch(t.Context(), d); !errors.Is(err, oci.ErrNotFound) || !strings.Contains(err.Error(), "@sha256:") {
+		t.Errorf("blob: %v", err)
+	}
+	// Listed as insecure: the certificate does not matter.
+	if _, err := repo(t, tls, registry.Options{Insecure: []string{tls}}).Resolve(t.Context(), "1"); !errors.Is(err, oci.ErrNotFound) {
+		t.Errorf("insecure TLS: %v", err)
+	}
+	if _, err := repo(t, plain, registry.Options{Insecure: []string{"127.0.0.1"}}).Resolve(t.Context(), "1"); !errors.Is(err, oci.ErrNotFound) {
+		t.Errorf("insecure plain: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := repo(t, plain, registry.Options{}).Put(ctx, d, bytes.NewReader([]byte("x"))); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
