@@ -1,0 +1,409 @@
+package layer
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"builder/overlay"
+)
+
+// xattrRecord begins the pax records that hold extended attributes.
+const xattrRecord = "SCHILY.xattr."
+
+// holes: runs of zeros in files of sparseSize and more are not written but left as holes, a block at a time.
+const (
+	sparseSize = 1 << 20
+	holeBlock  = 4 << 10
+)
+
+var zeros [holeBlock]byte
+
+// make makes the file base of an entry in the current parent, in place of what stands there.
+func (u *unpacker) make(h *tar.Header, base string, r io.Reader) error {
+	at := u.parent.fd
+	switch h.Typeflag {
+	case tar.TypeDir:
+		return u.mkdir(at, base, h)
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+		return u.regular(at, base, h, r)
+	case tar.TypeLink:
+		return u.hardLink(at, base, h.Linkname)
+	case tar.TypeSymlink:
+		err := replacing(at, base, func() error { return unix.Symlinkat(h.Linkname, at, base) })
+		if err != nil {
+			return fmt.Errorf("make a symbolic link: %w", err)
+		}
+		return specialMeta(at, base, h)
+	case tar.TypeFifo:
+		return u.mknod(at, base, unix.S_IFIFO, h)
+	case tar.TypeChar:
+		return u.mknod(at, base, unix.S_IFCHR, h)
+	case tar.TypeBlock:
+		return u.mknod(at, base, unix.S_IFBLK, h)
+	}
+	return fmt.Errorf("entries of type %q are unknown", h.Typeflag)
+}
+
+// replacing calls create, which fails with EEXIST when something is there, and once more after taking that away.
+func replacing(at int, base string, create func() error) error {
+	err := create()
+	if err != unix.EEXIST {
+		return err
+	}
+	if err := remove(at, base); err != nil {
+		return err
+	}
+	return create()
+}
+
+// remove takes away whatever stands under a name.
+func remove(at int, base string) error {
+	err := unix.Unlinkat(at, base, 0)
+	if err == unix.EISDIR {
+		return os.RemoveAll(procPath(at) + "/" + base)
+	}
+	return err
+}
+
+// mkdir makes a directory or takes the one that is there. A directory in the place of another file, or of a whiteout,
+// is opaque: the earlier entry hid what lower had.
+func (u *unpacker) mkdir(at int, base string, h *tar.Header) error {
+	err := unix.Mkdirat(at, base, 0o700)
+	instead := false
+	if err == unix.EEXIST {
+		var st unix.Stat_t
+		if err = unix.Fstatat(at, base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			instead = true
+			err = replacing(at, base, func() error { return unix.Mkdirat(at, base, 0o700) })
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make a directory: %w", err)
+	}
+	if instead {
+		if err := overlay.SetOpaque(procPath(at) + "/" + base); err != nil {
+			return err
+		}
+	}
+	u.times[path.Join(u.parent.path, base)] = timespec(h.ModTime)
+	return u.dirMeta(at, base, h)
+}
+
+// dirMeta sets owner, mode and attributes of a directory; its time is set at the end.
+func (u *unpacker) dirMeta(at int, base string, h *tar.Header) error {
+	fd, err := openAt(at, base, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer unix.Close(fd)
+	return fileMeta(fd, h)
+}
+
+// regular makes a regular file with its data.
+func (u *unpacker) regular(at int, base string, h *tar.Header, r io.Reader) error {
+	fd := -1
+	err := replacing(at, base, func() (err error) {
+		fd, err = unix.Openat(at, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	defer unix.Close(fd)
+	if h.Size >= sparseSize {
+		err = u.writeSparse(fd, r, h.Size)
+	} else {
+		err = u.writeAll(fd, r, h.Size)
+	}
+	if err != nil {
+		return err
+	}
+	if err := fileMeta(fd, h); err != nil {
+		return err
+	}
+	return setTimes(at, base, h.ModTime)
+}
+
+// writeAll copies size bytes to the file.
+func (u *unpacker) writeAll(fd int, r io.Reader, size int64) error {
+	for off := int64(0); off < size; {
+		chunk, err := u.read(r, size-off)
+		if err != nil {
+			return err
+		}
+		if err := writeAt(fd, chunk, off); err != nil {
+			return err
+		}
+		off += int64(len(chunk))
+	}
+	return nil
+}
+
+// writeSparse is writeAll that leaves blocks of zeros out. A header that lies about the size takes up nothing, as the
+// file is given its size only after the data has come.
+func (u *unpacker) writeSparse(fd int, r io.Reader, size int64) error {
+	for off := int64(0); off < size; {
+		chunk, err := u.read(r, size-off)
+		if err != nil {
+			return err
+		}
+		if err := writeData(fd, chunk, off); err != nil {
+			return err
+		}
+		off += int64(len(chunk))
+	}
+	if err := unix.Ftruncate(fd, size); err != nil {
+		return fmt.Errorf("set size: %w", err)
+	}
+	return nil
+}
+
+// writeData writes the blocks of a chunk that are not all zeros, as few writes as they allow.
+func writeData(fd int, chunk []byte, off int64) error {
+	start := 0
+	for i := 0; i < len(chunk); i += holeBlock {
+		end := min(i+holeBlock, len(chunk))
+		if !bytes.Equal(chunk[i:end], zeros[:end-i]) {
+			continue
+		}
+		if err := writeAt(fd, chunk[start:i], off+int64(start)); err != nil {
+			return err
+		}
+		start = end
+	}
+	return writeAt(fd, chunk[start:], off+int64(start))
+}
+
+// read fills the buffer, or as much of it as there may be.
+func (u *unpacker) read(r io.Reader, most int64) ([]byte, error) {
+	if err := u.ctx.Err(); err != nil {
+		return nil, err
+	}
+	chunk := u.buf[:min(most, int64(len(u.buf)))]
+	_, err := io.ReadFull(r, chunk)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return chunk, err
+}
+
+func writeAt(fd int, b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pwrite(fd, b, off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+// mknod makes a fifo or device.
+func (u *unpacker) mknod(at int, base string, kind uint32, h *tar.Header) error {
+	if h.Devmajor < 0 || h.Devminor < 0 || h.Devmajor > 1<<32-1 || h.Devminor > 1<<32-1 {
+		return fmt.Errorf("there is no device %d:%d", h.Devmajor, h.Devminor)
+	}
+	dev := 0
+	if kind != unix.S_IFIFO {
+		dev = int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)))
+	}
+	err := replacing(at, base, func() error { return unix.Mknodat(at, base, kind|0o600, dev) })
+	if err == unix.EPERM {
+		return fmt.Errorf("make device %d:%d: only root outside of a user namespace may: %w", h.Devmajor, h.Devminor, err)
+	}
+	if err != nil {
+		return fmt.Errorf("make a device or fifo: %w", err)
+	}
+	return specialMeta(at, base, h)
+}
+
+// hardLink gives a file of the tree another name. One of a lower layer is copied up first: a layer can link only what
+// it holds.
+func (u *unpacker) hardLink(at int, base, target string) error {
+	clean, err := cleanName(target)
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", target, err)
+	}
+	dir, targetBase := path.Split(clean)
+	if dir, err = u.tree.Resolve(dir); err != nil {
+		return fmt.Errorf("hard link to %q: %w", target, err)
+	}
+	if dir == u.parent.path && targetBase == base {
+		return fmt.Errorf("hard link to %q: that is itself", target)
+	}
+	n, err := u.tree.Lookup(dir + "/" + targetBase)
+	if err == nil && n.IsDir() {
+		err = errors.New("that is a directory")
+	}
+	if err == nil {
+		err = u.link(at, base, dir, n)
+	}
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", target, err)
+	}
+	return nil
+}
+
+// link links the file n, found in dir, to base.
+func (u *unpacker) link(at int, base, dir string, n *overlay.Node) error {
+	from, err := openAt(u.root, dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err == nil {
+		defer unix.Close(from)
+		var st unix.Stat_t
+		err = unix.Fstatat(from, n.Name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	if err == unix.ENOENT {
+		if err := u.copyUp(dir, n); err != nil {
+			return err
+		}
+		if from, err = openAt(u.root, dir, unix.O_PATH|unix.O_DIRECTORY); err == nil {
+			defer unix.Close(from)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return replacing(at, base, func() error { return unix.Linkat(from, n.Name, at, base, 0) })
+}
+
+// copyUp copies a regular file of lower into the layer, as overlayfs would.
+func (u *unpacker) copyUp(dir string, n *overlay.Node) error {
+	if !n.IsRegular() {
+		return errors.New("that is no regular file, and of a lower layer")
+	}
+	attrs, err := n.Xattrs()
+	if err != nil {
+		return err
+	}
+	h := &tar.Header{
+		Size: n.Stat.Size, Mode: int64(n.Stat.Mode & 0o7777), Uid: int(n.Stat.Uid), Gid: int(n.Stat.Gid),
+		ModTime: n.ModTime(), PAXRecords: make(map[string]string),
+	}
+	for name, value := range attrs {
+		h.PAXRecords[xattrRecord+name] = value
+	}
+	f, err := n.Open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := u.copyUpDirs(dir); err != nil {
+		return err
+	}
+	at, err := openAt(u.root, dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	return u.regular(at, n.Name, h, f)
+}
+
+// fileMeta sets owner, mode and attributes of an open file or directory: the owner first, as chown clears mode bits and
+// capabilities.
+func fileMeta(fd int, h *tar.Header) error {
+	if err := checkOwner(h); err != nil {
+		return err
+	}
+	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
+		return ownerError(h, err)
+	}
+	if err := unix.Fchmod(fd, uint32(h.Mode)&0o7777); err != nil {
+		return fmt.Errorf("chmod: %w", err)
+	}
+	return eachXattr(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+}
+
+// specialMeta sets all attributes of a link, fifo or device, which cannot be opened as others are.
+func specialMeta(at int, base string, h *tar.Header) error {
+	if err := checkOwner(h); err != nil {
+		return err
+	}
+	if err := unix.Fchownat(at, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return ownerError(h, err)
+	}
+	fd, err := openAt(at, base, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer unix.Close(fd)
+	if h.Typeflag != tar.TypeSymlink {
+		if err := unix.Chmod(procPath(fd), uint32(h.Mode)&0o7777); err != nil {
+			return fmt.Errorf("chmod: %w", err)
+		}
+	}
+	err = eachXattr(h, func(name string, value []byte) error { return unix.Setxattr(procPath(fd), name, value, 0) })
+	if err != nil {
+		return err
+	}
+	return setTimes(at, base, h.ModTime)
+}
+
+// checkOwner refuses numbers that are no ids; chown takes -1 for "leave it".
+func checkOwner(h *tar.Header) error {
+	const last = 1<<32 - 2
+	if h.Uid < 0 || h.Uid > last || h.Gid < 0 || h.Gid > last {
+		return fmt.Errorf("owner %d:%d: ids are 0 to %d", h.Uid, h.Gid, last)
+	}
+	return nil
+}
+
+func ownerError(h *tar.Header, err error) error {
+	if err == unix.EINVAL {
+		return fmt.Errorf("chown to %d:%d: the ids are not mapped in this user namespace: %w", h.Uid, h.Gid, err)
+	}
+	return fmt.Errorf("chown to %d:%d: %w", h.Uid, h.Gid, err)
+}
+
+// eachXattr sets the extended attributes of an entry, overlayfs's own left out. Those that the file system cannot store
+// are passed over, as other builders do.
+func eachXattr(h *tar.Header, set func(name string, value []byte) error) error {
+	for key, value := range h.PAXRecords {
+		name, ok := strings.CutPrefix(key, xattrRecord)
+		if !ok || overlay.IsOwnXattr(name) {
+			continue
+		}
+		if err := set(name, []byte(value)); err != nil && err != unix.ENOTSUP {
+			return fmt.Errorf("set attribute %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func setTimes(at int, base string, mtime time.Time) error {
+	ts := timespec(mtime)
+	if err := unix.UtimesNanoAt(at, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("set times: %w", err)
+	}
+	return nil
+}
+
+func timespec(t time.Time) unix.Timespec {
+	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
+}
+
+// openAt opens a path below an open directory. Neither its last component nor any other may be a link, and ".." cannot
+// leave the directory.
+func openAt(at int, name string, flags uint64) (int, error) {
+	how := unix.OpenHow{
+		Flags:   flags | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		fd, err := unix.Openat2(at, name, &how)
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return fd, err
+		}
+	}
+}

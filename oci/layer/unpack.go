@@ -1,0 +1,419 @@
+package layer
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"builder/overlay"
+)
+
+// Limits bounds what one layer may unpack to; zero is no bound.
+type Limits struct {
+	MaxBytes   int64 // sum of the sizes of all files
+	MaxEntries int64 // entries of the tar
+}
+
+// Unpack reads a plain tar to its end and makes of it, in the directory dir, a layer directory for overlayfs over the
+// stack lower. dir should be empty. What the tar does not say of a parent directory comes from lower.
+//
+// The tar is taken to be hostile. Names are re-rooted at dir; links among the parents are followed inside the tree that
+// dir and lower make, and never on the host; nothing is written through a link. Refused are names that climb out of the
+// root, a root that is no directory, hard links to what is not in the tree, whiteouts of nothing sensible, and types
+// that no file has. Of two entries of one name the last counts. Attributes that overlayfs keeps for itself are dropped.
+//
+// An error leaves dir half filled and names the entry.
+func Unpack(ctx context.Context, r io.Reader, dir string, lower overlay.Stack) error {
+	return UnpackLimited(ctx, r, dir, lower, Limits{})
+}
+
+// UnpackLimited is Unpack within limits. Going beyond one is an error.
+func UnpackLimited(ctx context.Context, r io.Reader, dir string, lower overlay.Stack, limits Limits) error {
+	u, err := newUnpacker(ctx, dir, lower, limits)
+	if err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	return u.unpack(r)
+}
+
+// unpack reads the whole stream and lets go of what is open.
+func (u *unpacker) unpack(r io.Reader) error {
+	defer u.close()
+	b := bufio.NewReaderSize(r, 256<<10)
+	if err := u.entries(tar.NewReader(b)); err != nil {
+		return err
+	}
+	if err := u.finish(); err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	// What follows the end of the archive is padding, but part of the layer's digest all the same.
+	if _, err := io.Copy(io.Discard, &contextReader{u.ctx, b}); err != nil {
+		return fmt.Errorf("unpack: read to the end: %w", err)
+	}
+	return nil
+}
+
+// unpacker fills one directory.
+type unpacker struct {
+	ctx    context.Context
+	dir    string
+	lower  overlay.Stack
+	tree   overlay.Stack // dir on top of lower
+	root   int           // dir, open
+	parent place         // where the last entry went
+	times  map[string]unix.Timespec
+	limits Limits
+	opaque bool            // the root hides all of lower
+	add    *ExtractOptions // the tar is no layer but an archive of plain files
+	buf    []byte
+}
+
+// place is an open directory of the tree. asked is the name by which it was asked for, path where it is.
+type place struct {
+	asked, path string
+	fd          int
+}
+
+func newUnpacker(ctx context.Context, dir string, lower overlay.Stack, limits Limits) (*unpacker, error) {
+	if err := overlay.CopyUpDirs(dir, lower, "."); err != nil {
+		return nil, err
+	}
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	u := &unpacker{
+		ctx: ctx, dir: dir, lower: lower, tree: append(overlay.Stack{dir}, lower...), root: root,
+		parent: place{fd: -1}, times: make(map[string]unix.Timespec), limits: limits, buf: make([]byte, 128<<10),
+	}
+	if err := u.noteTimes("."); err != nil {
+		u.close()
+		return nil, err
+	}
+	return u, nil
+}
+
+func (u *unpacker) close() {
+	unix.Close(u.root)
+	if u.parent.fd >= 0 {
+		unix.Close(u.parent.fd)
+	}
+}
+
+func (u *unpacker) entries(r *tar.Reader) error {
+	left, room := u.limits.MaxEntries, u.limits.MaxBytes
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = u.ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("unpack: read: %w", err)
+		}
+		if left--; left == -1 && u.limits.MaxEntries > 0 {
+			return fmt.Errorf("unpack: more than %d entries", u.limits.MaxEntries)
+		}
+		if room -= h.Size; (room < 0 || h.Size < 0) && u.limits.MaxBytes > 0 {
+			return fmt.Errorf("unpack %q: more than %d bytes", h.Name, u.limits.MaxBytes)
+		}
+		if err := u.entry(h, r); err != nil {
+			if errors.Is(err, io.ErrUnexpectedEOF) {
+				err = fmt.Errorf("the tar ends within it: %w", err)
+			}
+			return fmt.Errorf("unpack %q: %w", h.Name, err)
+		}
+	}
+}
+
+// entry does what one entry of the tar says.
+func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return checkGlobal(h)
+	}
+	name, err := cleanName(h.Name)
+	if err != nil {
+		return err
+	}
+	if u.add != nil {
+		return u.addEntry(h, name, r)
+	}
+	dir, base := path.Split(name)
+	if dir = strings.TrimSuffix(dir, "/"); dir == "" {
+		dir = "."
+	}
+	switch kind, err := kindOf(name, base); {
+	case err != nil:
+		return err
+	case kind == metaName:
+		return nil
+	case kind == opaqueName:
+		return u.hideAll(dir)
+	case kind == whiteoutName, h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0:
+		// A character device 0:0 is what overlayfs takes for a whiteout, in a layer made by hand or by mistake too.
+		return u.hide(dir, strings.TrimPrefix(base, whiteoutPrefix))
+	case name == ".":
+		return u.rootEntry(h)
+	}
+	if err := u.enter(dir); err != nil {
+		return err
+	}
+	return u.make(h, base, r)
+}
+
+// checkGlobal passes over a global header, as git archive writes one. What would change the entries that follow is
+// refused: programs differ in whether they obey it.
+func checkGlobal(h *tar.Header) error {
+	for key := range h.PAXRecords {
+		if key != "comment" && key != "mtime" && key != "atime" && key != "ctime" {
+			return fmt.Errorf("a global header sets %q for all entries", key)
+		}
+	}
+	return nil
+}
+
+// cleanName re-roots a name. One that climbs out of the root is an error.
+func cleanName(name string) (string, error) {
+	if strings.ContainsRune(name, 0) {
+		return "", errors.New("the name has a zero byte")
+	}
+	depth := 0
+	for part := range strings.SplitSeq(name, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			if depth--; depth < 0 {
+				return "", errors.New("the name leads out of the root")
+			}
+		default:
+			depth++
+		}
+	}
+	if name = path.Clean("/" + name)[1:]; name == "" {
+		return ".", nil
+	}
+	return name, nil
+}
+
+// What a name means by its form.
+type nameKind int
+
+const (
+	fileName nameKind = iota
+	whiteoutName
+	opaqueName
+	metaName // AUFS's own books, which the specification has readers ignore
+)
+
+func kindOf(name, base string) (nameKind, error) {
+	if !strings.Contains(name, whiteoutPrefix) {
+		return fileName, nil
+	}
+	for part := range strings.SplitSeq(path.Dir(name), "/") {
+		if strings.HasPrefix(part, metaPrefix) {
+			return metaName, nil
+		}
+		if strings.HasPrefix(part, whiteoutPrefix) {
+			return 0, errors.New("a whiteout cannot have anything below it")
+		}
+	}
+	switch {
+	case base == opaqueMarker:
+		return opaqueName, nil
+	case strings.HasPrefix(base, metaPrefix):
+		return metaName, nil
+	case base == ".wh.", base == ".wh..", base == ".wh...":
+		return 0, errors.New("a whiteout of no file")
+	case strings.HasPrefix(base, whiteoutPrefix):
+		return whiteoutName, nil
+	}
+	return fileName, nil
+}
+
+// enter makes dir the current parent. Where it stands in the layer directory already, as plain directories, one system
+// call finds that out; otherwise its links are resolved in the tree and what is missing is copied up.
+func (u *unpacker) enter(dir string) error {
+	if u.parent.fd >= 0 && u.parent.asked == dir {
+		return nil
+	}
+	real := dir
+	fd, err := openAt(u.root, dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+		if real, err = u.copyUpDirs(dir); err != nil {
+			return err
+		}
+		fd, err = openAt(u.root, real, unix.O_PATH|unix.O_DIRECTORY)
+	}
+	if err != nil {
+		return fmt.Errorf("open its directory: %w", err)
+	}
+	if u.parent.fd >= 0 {
+		unix.Close(u.parent.fd)
+	}
+	u.parent = place{asked: dir, path: real, fd: fd}
+	return nil
+}
+
+// copyUpDirs makes dir in the layer and returns where it is. What was made keeps its times until the tar gives others.
+func (u *unpacker) copyUpDirs(dir string) (string, error) {
+	real, err := u.tree.Resolve(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := overlay.CopyUpDirs(u.dir, u.lower, real); err != nil {
+		return "", err
+	}
+	for i := range real {
+		if real[i] == '/' {
+			err = errors.Join(err, u.noteTimes(real[:i]))
+		}
+	}
+	return real, errors.Join(err, u.noteTimes(real))
+}
+
+// noteTimes remembers the time of a directory, which what is put into it would change.
+func (u *unpacker) noteTimes(dir string) error {
+	if _, ok := u.times[dir]; ok {
+		return nil
+	}
+	var st unix.Stat_t
+	fd, err := openAt(u.root, dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat %s: %w", dir, err)
+	}
+	u.times[dir] = st.Mtim
+	return nil
+}
+
+// lookup finds dir/base in the tree, the links of dir resolved. It is nil without an error when there is no such file.
+func (u *unpacker) lookup(dir, base string) (*overlay.Node, error) {
+	n, err := u.tree.Lookup(dir + "/" + base)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	return n, err
+}
+
+// hide makes base absent, unless this layer has it: a whiteout speaks of lower layers alone.
+func (u *unpacker) hide(dir, base string) error {
+	n, err := u.lookup(dir, base)
+	if n == nil || err != nil {
+		return err
+	}
+	if err := u.enter(dir); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	switch err := unix.Fstatat(u.parent.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	case err == unix.ENOENT:
+		return overlay.Whiteout(procPath(u.parent.fd), base)
+	case err != nil:
+		return fmt.Errorf("stat: %w", err)
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return overlay.SetOpaque(procPath(u.parent.fd) + "/" + base)
+	}
+	return nil
+}
+
+// hideAll makes what lower has in a directory absent. It takes no entry of this layer away, whatever their order.
+func (u *unpacker) hideAll(dir string) error {
+	if n, err := u.lookup(dir, "."); n == nil || err != nil {
+		return err
+	}
+	if err := u.enter(dir); err != nil {
+		return err
+	}
+	if u.parent.path == "." {
+		u.opaque = true
+		return nil
+	}
+	return overlay.SetOpaque(procPath(u.parent.fd) + "/.")
+}
+
+// rootEntry gives the root of the layer its attributes.
+func (u *unpacker) rootEntry(h *tar.Header) error {
+	if h.Typeflag != tar.TypeDir {
+		return errors.New("the root can only be a directory")
+	}
+	u.times["."] = timespec(h.ModTime)
+	return u.dirMeta(u.root, ".", h)
+}
+
+// finish does what has to wait for the last entry.
+func (u *unpacker) finish() error {
+	if u.opaque {
+		if err := u.hideRoot(); err != nil {
+			return err
+		}
+	}
+	for dir, mtime := range u.times {
+		if err := u.setDirTime(dir, mtime); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hideRoot hides every entry of lower's root by itself: overlayfs does not look at an opaque mark on the root of a
+// layer.
+func (u *unpacker) hideRoot() error {
+	root, err := u.lower.Root()
+	if err != nil {
+		return err
+	}
+	children, err := root.Children()
+	if err != nil {
+		return err
+	}
+	for _, c := range children {
+		if err := u.hide(".", c.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setDirTime sets the time of a directory unless an entry that came later took its place.
+func (u *unpacker) setDirTime(dir string, mtime unix.Timespec) error {
+	fd, err := openAt(u.root, dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+		return nil
+	}
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := unix.UtimesNanoAt(fd, ".", []unix.Timespec{mtime, mtime}, 0); err != nil {
+		return &fs.PathError{Op: "set times", Path: dir, Err: err}
+	}
+	return nil
+}
+
+// contextReader ends with the context's error.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
