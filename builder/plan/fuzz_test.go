@@ -1,0 +1,59 @@
+package plan_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"builder/builder/dockerfile"
+	"builder/builder/plan"
+)
+
+// FuzzParse plans any text over images that bring triggers of their own: it ends, without a panic, in an
+// error or in a graph that keeps its laws.
+func FuzzParse(f *testing.F) {
+	archives, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, path := range archives {
+		ar, err := txtar.ParseFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range ar.Files {
+			if strings.HasSuffix(file.Name, "/Dockerfile") {
+				f.Add(file.Data, "COPY --from=tool a b")
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, source []byte, trigger string) {
+		file, err := dockerfile.Parse("Dockerfile", source)
+		if err != nil {
+			return
+		}
+		v := "v"
+		opts := plan.Options{BuildPlatform: amd64, BuildArgs: map[string]*string{"A": &v, "B": nil}}
+		known := map[plan.Ref]*plan.Image{}
+		for range 64 {
+			refs, err := plan.Refs(file, opts, known)
+			if err != nil {
+				return
+			}
+			if len(refs) == 0 {
+				break
+			}
+			for _, need := range refs {
+				ref := need.Ref
+				image := fakeImage(t, ref, "")
+				image.Config.Config.OnBuild = []string{trigger}
+				known[ref] = image
+			}
+		}
+		if g, err := plan.New(file, opts, known); err == nil {
+			checkLaws(t, g, known)
+		}
+	})
+}
