@@ -1,0 +1,211 @@
+// Package cache remembers what a step made under the digest of all that it depends
+// on.
+//
+// Entries are small files that prove themselves: the first line is the digest of the
+// rest. An entry that is lost, damaged or of another format is a Miss with its
+// reason, never an error, and nothing is ever repaired. The package does not know
+// how a step is run, nor whether the snapshot that a record names is still there.
+package cache
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Key is the digest of everything that a step's result depends on.
+type Key digest.Digest
+
+// Cache is a folder of entries. Any number of processes may share it.
+type Cache struct{ dir string }
+
+// Miss says why there is no entry.
+type Miss struct{ Reason string }
+
+func (m *Miss) Error() string { return m.Reason }
+
+// Open opens the cache in dir and creates it when it is not there.
+func Open(dir string) (*Cache, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return &Cache{dir: dir}, nil
+}
+
+// Get returns the record kept under key, or a *Miss.
+func (c *Cache) Get(key Key) (*Record, error) {
+	r := &Record{}
+	if err := c.load(recordKind, string(key), r); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Put keeps r under its key, with the inputs that the key was made of. The record is
+// written last.
+func (c *Cache) Put(r *Record, in *Inputs) error {
+	if err := c.save(inputsKind, string(r.Key), in); err != nil {
+		return err
+	}
+	if err := c.save(opKind, string(in.Op()), struct{}{}); err != nil {
+		return err
+	}
+	if err := c.save(contentKind, contentName(r.Below, r.Content), r.Key); err != nil {
+		return err
+	}
+	return c.save(recordKind, string(r.Key), r)
+}
+
+// Update replaces the record that stands under r's key, as when a layer was packed
+// in one more way.
+func (c *Cache) Update(r *Record) error { return c.save(recordKind, string(r.Key), r) }
+
+// Knows reports whether any record was ever made by an operation like in's,
+// whatever tree it rested on. If not, no key of such a step can be found.
+func (c *Cache) Knows(in *Inputs) bool {
+	var v struct{}
+	return c.load(opKind, string(in.Op()), &v) == nil
+}
+
+// GetContent returns the record of a step that made the same content on the same
+// tree; or a *Miss.
+func (c *Cache) GetContent(below, content digest.Digest) (*Record, error) {
+	var key Key
+	if err := c.load(contentKind, contentName(below, content), &key); err != nil {
+		return nil, err
+	}
+	return c.Get(key)
+}
+
+// Last returns the inputs that the slot had in the build before this one; or a
+// *Miss. A slot is a line of a Dockerfile, by whatever name the caller gives it.
+func (c *Cache) Last(slot string) (*Inputs, error) {
+	var key Key
+	if err := c.load(slotKind, slot, &key); err != nil {
+		return nil, err
+	}
+	in := &Inputs{}
+	if err := c.load(inputsKind, string(key), in); err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+// SetLast notes that the slot had the inputs of key in this build.
+func (c *Cache) SetLast(slot string, key Key) error {
+	var old Key
+	if c.load(slotKind, slot, &old) == nil && old == key {
+		return nil
+	}
+	return c.save(slotKind, slot, key)
+}
+
+// Sum returns a digest remembered under name by SetSum; or a *Miss.
+func (c *Cache) Sum(name string) (digest.Digest, error) {
+	var d digest.Digest
+	return d, c.load(sumKind, name, &d)
+}
+
+// SetSum remembers a digest that is costly to make again.
+func (c *Cache) SetSum(name string, d digest.Digest) error { return c.save(sumKind, name, d) }
+
+// Walk calls f for each record, with its size on disk in bytes, in no order. Damaged
+// records are passed over.
+func (c *Cache) Walk(f func(r *Record, size int64) error) error {
+	paths, err := filepath.Glob(filepath.Join(c.dir, "*", "*."+recordKind))
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		r := &Record{}
+		if loadFile(p, r) != nil {
+			continue
+		}
+		st, err := os.Stat(p)
+		if err != nil {
+			continue
+		}
+		if err := f(r, st.Size()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove forgets the record under key and the inputs it was made of.
+func (c *Cache) Remove(key Key) error {
+	err := os.Remove(c.path(inputsKind, string(key)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Remove(c.path(recordKind, string(key)))
+}
+
+// The kinds of entry, each with its own names.
+const (
+	recordKind  = "record"
+	inputsKind  = "inputs"
+	opKind      = "op"
+	contentKind = "content"
+	slotKind    = "slot"
+	sumKind     = "sum"
+)
+
+func contentName(below, content digest.Digest) string { return string(below) + " " + string(content) }
+
+// path is the file of an entry: names from outside are hashed before they become paths.
+func (c *Cache) path(kind, name string) string {
+	h := digest.FromString(name).Encoded()
+	return filepath.Join(c.dir, h[:2], h[2:]+"."+kind)
+}
+
+func (c *Cache) load(kind, name string, v any) error { return loadFile(c.path(kind, name), v) }
+
+func loadFile(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Miss{"not built before"}
+	}
+	if err != nil {
+		return &Miss{err.Error()}
+	}
+	sum, body, ok := bytes.Cut(b, []byte("\n"))
+	if !ok || digest.FromBytes(body).Encoded() != string(sum) {
+		return &Miss{"the cache entry is damaged"}
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return &Miss{"the cache entry is of another form: " + err.Error()}
+	}
+	return nil
+}
+
+// save writes beside and renames, so that a reader meets the old entry or the new.
+func (c *Cache) save(kind, name string, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	path := c.path(kind, name)
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "new-*")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%s\n%s", digest.FromBytes(body).Encoded(), body)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write cache entry: %w", err), os.Remove(f.Name()))
+	}
+	return nil
+}
