@@ -1,0 +1,131 @@
+package buildctx
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/patternmatcher/ignorefile"
+	"golang.org/x/sys/unix"
+)
+
+// maxIgnoreFile bounds an ignore file in bytes; the largest in public use are a few kilobytes.
+const maxIgnoreFile = 4 << 20
+
+// Ignore is an ignore file as found: its name as shown to users (".dockerignore", "app.Dockerfile.dockerignore") and its
+// patterns in order. The zero Ignore hides nothing.
+type Ignore struct {
+	Name     string
+	Patterns []string
+}
+
+// ReadIgnore reads the patterns of an ignore file: a byte order mark, comments (# in the first column), blank lines and
+// blanks around patterns dropped, paths cleaned, a leading slash dropped. Errors name the line and never its text.
+func ReadIgnore(r io.Reader) ([]string, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxIgnoreFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxIgnoreFile {
+		return nil, fmt.Errorf("larger than %d bytes", maxIgnoreFile)
+	}
+	patterns, err := ignorefile.ReadAll(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := newMatcher(patterns); err != nil {
+		return nil, badLine(data, err)
+	}
+	return patterns, nil
+}
+
+// badLine words an error of a whole ignore file with the number of the first line at fault.
+func badLine(data []byte, err error) error {
+	for i, line := range bytes.Split(data, []byte("\n")) {
+		patterns, _ := ignorefile.ReadAll(bytes.NewReader(line))
+		for _, p := range patterns {
+			if bad := checkPattern(p); bad != nil {
+				return fmt.Errorf("line %d: %w", i+1, bad)
+			}
+		}
+	}
+	return err
+}
+
+// FindIgnore reads the ignore file of a context: NAME.dockerignore beside the Dockerfile NAME when there is one, and
+// otherwise .dockerignore (or else .containerignore) in the context's root. dockerfile is the Dockerfile's path, "" or
+// "-" when it is not a file. No ignore file at all is the zero Ignore.
+//
+// The file must be regular, and a link must stay below the directory it lies in: an ignore file that leads elsewhere
+// would let a context show any file of the host.
+func FindIgnore(contextDir, dockerfile string) (Ignore, error) {
+	if dockerfile != "" && dockerfile != "-" {
+		found, err := readIgnoreIn(filepath.Dir(dockerfile), filepath.Base(dockerfile)+".dockerignore")
+		if !errors.Is(err, fs.ErrNotExist) {
+			return found, err
+		}
+	}
+	for _, name := range []string{".dockerignore", ".containerignore"} {
+		found, err := readIgnoreIn(contextDir, name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return found, err
+		}
+	}
+	return Ignore{}, nil
+}
+
+func readIgnoreIn(dir, name string) (Ignore, error) {
+	f, err := openBeneath(dir, name)
+	if err != nil {
+		return Ignore{}, fmt.Errorf("read %s: %w", name, err)
+	}
+	defer f.Close()
+	patterns, err := ReadIgnore(f)
+	if err != nil {
+		return Ignore{}, fmt.Errorf("read %s: %w", name, err)
+	}
+	return Ignore{Name: name, Patterns: patterns}, nil
+}
+
+// openBeneath opens the regular file dir/name. Links are followed as long as they stay below dir. It never waits for a
+// writer of a FIFO.
+func openBeneath(dir, name string) (*os.File, error) {
+	dirfd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dirfd)
+	fd, err := unix.Openat2(dirfd, name, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT) && isLink(dirfd, name):
+		return nil, errors.New("is a link to a file that does not exist")
+	case errors.Is(err, unix.EXDEV):
+		return nil, errors.New("is a link that leads out of its directory")
+	case err != nil:
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		f.Close()
+		return nil, errors.New("is not a regular file")
+	}
+	return f, nil
+}
+
+func isLink(dirfd int, name string) bool {
+	var st unix.Stat_t
+	err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
+}
