@@ -1,0 +1,111 @@
+// Package copier does COPY and ADD: it selects files of the build context, of another tree or of the Dockerfile itself,
+// digests exactly what it selected, and writes it into the upper directory of a stack that is not mounted.
+//
+// What users meet as rules of COPY is here: patterns, which links are followed, what a destination means, owners and
+// modes. It does not know Dockerfiles, steps, caches or ignore files; whoever calls it says which files are hidden and
+// how to unpack an archive. Neither half follows a link out of its tree: sources are opened without links below their
+// root, and everything is written relative to open directories.
+package copier
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+
+	"builder/overlay"
+)
+
+// Request is one COPY or ADD.
+type Request struct {
+	Sources []Source // in the order written
+	Inline  []File   // here-documents; they come after all sources
+
+	// Dest is where the files go. A trailing slash (or /., or an empty Dest) says that it is a directory. A relative
+	// one starts at Dir, which is absolute.
+	Dest, Dir string
+
+	// Owner is given to all files and to the directories made for them. Nil keeps the owners of sources that have
+	// Owned set; all else is 0:0.
+	Owner *Owner
+
+	// Chmod changes the mode of files and directories, never of links: octal ("755", which the directories made on
+	// the way take as well), symbolic ("u=rwX,go=rX") or "" for no change.
+	Chmod string
+
+	// Extract unpacks the local archives among the sources, as ADD does; nil copies them as they are. r yields the
+	// archive as it is stored, dir is an existing directory of the tree without links ("usr/src", "." for the root).
+	Extract func(ctx context.Context, r io.Reader, dir string) error
+}
+
+// Source is a tree and what to take from it. Only Tree and Paths are required.
+type Source struct {
+	Name  string        // for messages: "the build context", `stage "build"`
+	Tree  overlay.Stack // where paths and links are resolved
+	Paths []string      // as written: wildcards of filepath.Match in each component; ".." ends at the root
+
+	// Owned says that the owners in the tree mean something, as in a stage or an image. The owners of files in a
+	// context are an accident of the host: neither kept nor digested.
+	Owned bool
+
+	// Exclude tells which clean paths are hidden; of a hidden directory, prune tells that nothing below is visible.
+	Exclude func(path string, isDir bool) (hidden, prune bool)
+	// WhyHidden words what hides a path: `excluded by "*.md" in .dockerignore`.
+	WhyHidden func(path string) string
+	// Sum returns the digest of a regular file's bytes; nil reads the file.
+	Sum func(n *overlay.Node, path string) (digest.Digest, error)
+}
+
+// Owner is a user and a group by number.
+type Owner struct{ UID, GID uint32 }
+
+// File is a file whose content is given: a here-document. It becomes a regular file of mode 0644.
+type File struct {
+	Name string // its last component names the file in a directory
+	Data []byte
+}
+
+// Listing is what a Request selected: names and attributes, no contents. Digest and Copy of the same Listing speak of
+// the same files, or fail: a file that changed after it was listed is an error of either.
+type Listing struct {
+	req     Request
+	chmod   mode
+	matches []*entry // what the paths selected themselves, and the inline files
+}
+
+// entry is one selected file.
+type entry struct {
+	name string        // in the directory it goes to
+	path string        // in its source, as messages and digests have it
+	src  *Source       // nil: an inline file
+	node *overlay.Node // nil: an inline file
+	data []byte        // content of an inline file
+	link string        // target of a symbolic link
+	kids []*entry      // of a directory, sorted by name
+}
+
+func (e *entry) isDir() bool { return e.node != nil && e.node.IsDir() }
+
+// List selects the files of a request. The error of a source that is not there is a *NotFoundError.
+func List(ctx context.Context, req Request) (*Listing, error) {
+	chmod, err := parseMode(req.Chmod)
+	if err != nil {
+		return nil, err
+	}
+	l := &Listing{req: req, chmod: chmod}
+	for i := range req.Sources {
+		s := selector{ctx: ctx, src: &req.Sources[i]}
+		for _, p := range s.src.Paths {
+			found, err := s.find(p)
+			if err != nil {
+				return nil, fmt.Errorf("select %q: %w", p, err)
+			}
+			l.matches = append(l.matches, found...)
+		}
+	}
+	for _, f := range req.Inline {
+		l.matches = append(l.matches, &entry{name: base(f.Name), path: f.Name, data: f.Data})
+	}
+	return l, nil
+}

@@ -1,0 +1,292 @@
+package copier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"builder/overlay"
+)
+
+// Copy writes the selection into upper, the upper directory of a stack that rests on lower. The stack is not mounted,
+// and nothing else may write to upper meanwhile. On error upper holds part of the result.
+func (l *Listing) Copy(ctx context.Context, upper string, lower overlay.Stack) error {
+	t, err := openTarget(upper, lower, l)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(t.root)
+	var pending []*entry
+	for _, e := range l.matches {
+		archive, err := l.isArchive(e)
+		if err != nil {
+			return err
+		}
+		if !archive {
+			pending = append(pending, e)
+			continue
+		}
+		if err := t.place(ctx, pending); err != nil {
+			return err
+		}
+		pending = nil
+		if err := t.extract(ctx, e); err != nil {
+			return err
+		}
+	}
+	return t.place(ctx, pending)
+}
+
+// target is the tree that a request writes to.
+type target struct {
+	*Listing
+	root  int // upper, opened
+	upper string
+	lower overlay.Stack
+	tree  overlay.Stack // upper and lower: what the tree shows
+}
+
+func openTarget(upper string, lower overlay.Stack, l *Listing) (*target, error) {
+	fd, err := unix.Open(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open upper directory: %w", err)
+	}
+	tree := append(overlay.Stack{upper}, lower...)
+	return &target{Listing: l, root: fd, upper: upper, lower: lower, tree: tree}, nil
+}
+
+// place puts the entries where the destination says.
+func (t *target) place(ctx context.Context, entries []*entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	dest, asDir := t.dest()
+	at, node, err := t.resolve(dest)
+	if err != nil {
+		return err
+	}
+	p := plan{dest: "/" + at, isDir: asDir || node != nil && node.IsDir(), isFile: node != nil && !node.IsDir()}
+	if at == "." {
+		p.dest = "/"
+	}
+	if asDir && p.isFile {
+		return fmt.Errorf("cannot copy to non-directory: %s", p.dest)
+	}
+	for _, e := range entries {
+		if err := p.add(e); err != nil {
+			return err
+		}
+	}
+	if !p.isDir {
+		file := *p.file
+		file.name = path.Base(at)
+		p.kids, at = []*entry{&file}, path.Dir(at)
+	}
+	if p.kids, err = fold(p.kids, strings.TrimSuffix(p.dest, "/")); err != nil {
+		return err
+	}
+	fd, err := t.mkdirAll(at)
+	if err != nil {
+		return err
+	}
+	return t.write(ctx, fd, at, p.kids)
+}
+
+// plan finds out what the destination becomes as one entry after the other goes there.
+type plan struct {
+	dest   string
+	isDir  bool // it is a directory, or will be
+	isFile bool
+	file   *entry   // the last file that took its place
+	kids   []*entry // what goes into the directory
+}
+
+func (p *plan) add(e *entry) error {
+	switch {
+	case e.isDir() && p.isFile:
+		return fmt.Errorf("cannot copy to non-directory: %s", p.dest)
+	case e.isDir():
+		p.isDir = true
+		p.kids = append(p.kids, e.kids...)
+	case p.isDir:
+		p.kids = append(p.kids, e)
+	default:
+		p.isFile, p.file = true, e
+	}
+	return nil
+}
+
+// dest returns the destination as a clean path below the root and whether it is written as a directory's.
+func (t *target) dest() (string, bool) {
+	d := t.req.Dest
+	asDir := d == "" || d == "." || strings.HasSuffix(d, "/") || strings.HasSuffix(d, "/.")
+	if !path.IsAbs(d) {
+		d = t.req.Dir + "/" + d
+	}
+	return clean(d), asDir
+}
+
+// resolve follows the links of a destination inside the tree and returns where it ends and what is there, nil for
+// nothing. A link to nothing ends at what it names.
+func (t *target) resolve(dest string) (string, *overlay.Node, error) {
+	at, err := t.tree.Resolve(dest)
+	if err != nil {
+		return "", nil, fmt.Errorf("resolve destination %q: %w", "/"+dest, cause(err))
+	}
+	node, err := t.tree.Lookup(at)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isNotDir(err) {
+		return "", nil, fmt.Errorf("look up destination %q: %w", "/"+at, cause(err))
+	}
+	if err != nil {
+		return at, nil, nil
+	}
+	return at, node, nil
+}
+
+func isNotDir(err error) bool { return errors.Is(err, unix.ENOTDIR) }
+
+// mkdirAll makes the directory at, a path without links, and opens it in upper. Directories that the tree has come up
+// with their metadata; the others are made as BuildKit does: 0755 or an octal Chmod, and 0:0 or Owner.
+func (t *target) mkdirAll(at string) (int, error) {
+	have, missing, err := t.deepest(at)
+	if err != nil {
+		return -1, err
+	}
+	if err := overlay.CopyUpDirs(t.upper, t.lower, have); err != nil {
+		return -1, fmt.Errorf("copy up /%s: %w", have, err)
+	}
+	fd, err := unix.Openat2(t.root, have, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return -1, fmt.Errorf("open /%s: %w", have, err)
+	}
+	for _, name := range missing {
+		next, err := t.mkdirParent(fd, name)
+		unix.Close(fd)
+		if err != nil {
+			return -1, fmt.Errorf("make directory %q of /%s: %w", name, at, err)
+		}
+		fd = next
+	}
+	return fd, nil
+}
+
+// deepest parts at into the directories that the tree has and the names that it lacks.
+func (t *target) deepest(at string) (have string, missing []string, err error) {
+	node, err := t.tree.Root()
+	if err != nil {
+		return "", nil, fmt.Errorf("read tree: %w", err)
+	}
+	have = "."
+	if at == "." {
+		return have, nil, nil
+	}
+	names := strings.Split(at, "/")
+	for i, name := range names {
+		next, err := child(node, name)
+		switch {
+		case err != nil:
+			return "", nil, fmt.Errorf("look up /%s: %w", join(have, name), err)
+		case next == nil:
+			return have, names[i:], nil
+		case !next.IsDir():
+			return "", nil, fmt.Errorf("make directory /%s: /%s is not a directory", at, join(have, name))
+		}
+		node, have = next, join(have, name)
+	}
+	return have, nil, nil
+}
+
+// child is Node.Child with nil for what is absent.
+func child(dir *overlay.Node, name string) (*overlay.Node, error) {
+	n, err := dir.Child(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, cause(err)
+	}
+	return n, nil
+}
+
+func (t *target) mkdirParent(parent int, name string) (int, error) {
+	fd, _, err := mkdirIn(parent, name, false)
+	if err != nil {
+		return -1, err
+	}
+	bits := uint32(0o755)
+	if t.chmod.octal {
+		bits = t.chmod.value
+	}
+	err = t.own(fd, Owner{})
+	if err == nil {
+		err = unix.Fchmod(fd, bits)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// own gives an open file to the request's Owner, or to other when there is none.
+func (t *target) own(fd int, other Owner) error {
+	o := t.ownerOr(other)
+	return o.explain(unix.Fchown(fd, int(o.UID), int(o.GID)))
+}
+
+// explain words an error of chown. The kernel calls an id invalid that the user namespace does not map.
+func (o Owner) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("chown to %d:%d: this user namespace has no such id (more come from /etc/subuid and /etc/subgid)", o.UID, o.GID)
+	}
+	return fmt.Errorf("chown to %d:%d: %w", o.UID, o.GID, err)
+}
+
+func (t *target) ownerOr(other Owner) Owner {
+	if t.req.Owner != nil {
+		return *t.req.Owner
+	}
+	return other
+}
+
+// mkdirIn opens the directory name of parent in upper and makes it when it is not there. exists tells that the tree
+// shows a directory of that name. made tells that it is new in upper.
+func mkdirIn(parent int, name string, exists bool) (fd int, made bool, err error) {
+	err = unix.Mkdirat(parent, name, 0o700)
+	made = err == nil
+	if errors.Is(err, unix.EEXIST) && !exists {
+		return mkdirOver(parent, name)
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return -1, false, err
+	}
+	fd, err = unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	return fd, made, err
+}
+
+// mkdirOver makes a directory where upper has a whiteout: what that hid stays hidden below an opaque directory.
+func mkdirOver(parent int, name string) (fd int, made bool, err error) {
+	if err := unix.Unlinkat(parent, name, 0); err != nil {
+		return -1, false, err
+	}
+	fd, _, err = mkdirIn(parent, name, true)
+	if err != nil {
+		return -1, false, err
+	}
+	if err := overlay.SetOpaque(procPath(fd) + "/."); err != nil {
+		unix.Close(fd)
+		return -1, false, err
+	}
+	return fd, true, nil
+}

@@ -1,0 +1,249 @@
+package copier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"builder/overlay"
+)
+
+// writer writes entries into the target: one goroutine walks and makes the directories, several fill in the files.
+type writer struct {
+	*target
+	ctx   context.Context
+	fail  context.CancelCauseFunc // the first error ends it all
+	jobs  chan job
+	twins map[inode]*twin // regular files selected under several names
+}
+
+type inode struct{ dev, ino uint64 }
+
+type twin struct {
+	names int
+	path  string // in upper, of the first one written; the others become links to it
+}
+
+type job struct {
+	dir *dir
+	e   *entry
+}
+
+// dir is a directory of upper that is being filled. It stays open until its last file is written; only then does it
+// get its own metadata, as each file written moves its time.
+type dir struct {
+	w     *writer
+	fd    int
+	path  string
+	e     *entry        // whose metadata it gets; nil keeps what it has
+	tree  *overlay.Node // the directory as the tree had it; nil when it is new and so has no names to meet
+	users atomic.Int32
+}
+
+// write puts kids into the open directory fd at the path at. It closes fd.
+func (t *target) write(ctx context.Context, fd int, at string, kids []*entry) error {
+	node, err := t.tree.Lookup(at)
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("look up /%s: %w", at, cause(err))
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := &writer{target: t, ctx: ctx, fail: cancel, jobs: make(chan job, 4*batch), twins: map[inode]*twin{}}
+	w.count(kids)
+	var g sync.WaitGroup
+	for range workers() {
+		g.Go(w.work)
+	}
+	w.fill(&dir{w: w, fd: fd, path: at, tree: node}, kids)
+	close(w.jobs)
+	g.Wait()
+	return context.Cause(ctx)
+}
+
+// count finds the files that were selected under several names.
+func (w *writer) count(kids []*entry) {
+	for _, e := range kids {
+		w.count(e.kids)
+		if id, linked := e.inode(); linked {
+			if w.twins[id] == nil {
+				w.twins[id] = &twin{}
+			}
+			w.twins[id].names++
+		}
+	}
+}
+
+func (e *entry) inode() (id inode, linked bool) {
+	if e.node == nil || !e.node.IsRegular() || e.node.Stat.Nlink < 2 {
+		return id, false
+	}
+	return inode{e.node.Stat.Dev, e.node.Stat.Ino}, true
+}
+
+// work writes files until there are no more. After an error it only lets go of the directories.
+func (w *writer) work() {
+	for j := range w.jobs {
+		if w.ctx.Err() == nil {
+			w.check(w.file(j.dir, j.e))
+		}
+		j.dir.done()
+	}
+}
+
+func (w *writer) check(err error) {
+	if err != nil {
+		w.fail(err)
+	}
+}
+
+// fill writes kids into d and then lets go of it.
+func (w *writer) fill(d *dir, kids []*entry) {
+	d.users.Store(1)
+	defer d.done()
+	for _, e := range kids {
+		if w.ctx.Err() != nil {
+			return
+		}
+		w.check(w.put(d, e))
+	}
+}
+
+// put writes one entry into d, or hands it to a worker.
+func (w *writer) put(d *dir, e *entry) error {
+	old, err := d.child(e.name)
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		if err := mayReplace(old.IsDir(), e.isDir(), "/"+join(d.path, e.name)); err != nil {
+			return err
+		}
+	}
+	if e.isDir() {
+		return w.directory(d, e, old)
+	}
+	if id, linked := e.inode(); linked && w.twins[id].names > 1 {
+		return w.twin(d, e, w.twins[id])
+	}
+	d.users.Add(1)
+	w.jobs <- job{d, e}
+	return nil
+}
+
+func (d *dir) child(name string) (*overlay.Node, error) {
+	if d.tree == nil {
+		return nil, nil
+	}
+	old, err := child(d.tree, name)
+	if err != nil {
+		return nil, fmt.Errorf("look up /%s: %w", join(d.path, name), err)
+	}
+	return old, nil
+}
+
+// directory makes or enters a directory of d and fills it.
+func (w *writer) directory(d *dir, e *entry, old *overlay.Node) error {
+	fd, made, err := mkdirIn(d.fd, e.name, old != nil)
+	if err != nil {
+		return fmt.Errorf("make directory /%s: %w", join(d.path, e.name), err)
+	}
+	if made && old != nil {
+		err = keepXattrs(fd, old)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("copy up /%s: %w", join(d.path, e.name), err)
+	}
+	w.fill(&dir{w: w, fd: fd, path: join(d.path, e.name), e: e, tree: old}, e.kids)
+	return nil
+}
+
+// keepXattrs gives a directory that is new in upper the attributes that the tree had for it.
+func keepXattrs(fd int, old *overlay.Node) error {
+	xattrs, err := old.Xattrs()
+	if err != nil {
+		return cause(err)
+	}
+	return setXattrs(procPath(fd), xattrs)
+}
+
+// done lets go of d. The last one to do so gives the directory its metadata and closes it.
+func (d *dir) done() {
+	if d.users.Add(-1) > 0 {
+		return
+	}
+	defer unix.Close(d.fd)
+	if d.e == nil || d.w.ctx.Err() != nil {
+		return
+	}
+	if err := d.finish(); err != nil {
+		d.w.fail(fmt.Errorf("write /%s: %w", d.path, err))
+	}
+}
+
+func (d *dir) finish() error {
+	st := &d.e.node.Stat
+	if err := d.w.attributes(d.fd, d.e); err != nil {
+		return err
+	}
+	if err := keepXattrs(d.fd, d.e.node); err != nil {
+		return err
+	}
+	return setTime(d.fd, st)
+}
+
+// attributes sets owner and mode of an open file: chown first, because it takes setuid and setgid away.
+func (w *writer) attributes(fd int, e *entry) error {
+	if err := w.own(fd, e.owner()); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(fd, w.bits(e)); err != nil {
+		return fmt.Errorf("chmod: %w", err)
+	}
+	return nil
+}
+
+// owner returns who owns the file when the request says nothing.
+func (e *entry) owner() Owner {
+	if e.node == nil || !e.src.Owned {
+		return Owner{}
+	}
+	return Owner{e.node.Stat.Uid, e.node.Stat.Gid}
+}
+
+func (w *writer) bits(e *entry) uint32 {
+	if e.node == nil {
+		return w.chmod.apply(unix.S_IFREG | 0o644)
+	}
+	return w.chmod.apply(e.node.Stat.Mode)
+}
+
+// setTime sets the modification time of an open file and leaves the other.
+func setTime(fd int, st *unix.Stat_t) error {
+	return utimens(fd, "", st, unix.AT_EMPTY_PATH)
+}
+
+func utimens(fd int, name string, st *unix.Stat_t, flags int) error {
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}
+	if err := unix.UtimesNanoAt(fd, name, times, flags); err != nil {
+		return fmt.Errorf("set time: %w", err)
+	}
+	return nil
+}
+
+// claim calls create until name is free: what upper has there of an earlier step or as a whiteout is removed.
+func claim(d *dir, name string, create func() error) error {
+	err := create()
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if err := unix.Unlinkat(d.fd, name, 0); err != nil {
+		return fmt.Errorf("replace: %w", err)
+	}
+	return create()
+}
