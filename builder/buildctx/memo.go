@@ -3,10 +3,7 @@ package buildctx
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -22,7 +19,7 @@ import (
 // two seconds. Git calls such entries of its index racy.
 const settle = 2 * time.Second
 
-// Memo remembers the digests of file contents by the files' stat: one file in the store for each context. A file whose
+// Memo remembers digests of files by the files' stat: one file in the store for each context. A file whose
 // stat is unchanged is not read again. A lost or damaged memo is an empty one. It is safe for concurrent use.
 type Memo struct {
 	file string // "" keeps nothing beyond this process
@@ -65,9 +62,9 @@ func OpenMemo(dir, contextPath string) *Memo {
 	return &Memo{file: filepath.Join(dir, hex.EncodeToString(name[:16]))}
 }
 
-// Sum returns the sha256 of the bytes of n, the regular file at path of the context. It reads the file only when the
-// memo has no digest for its stat. A file that is not the one n was made from any more is an error.
-func (m *Memo) Sum(n *overlay.Node, path string) (digest.Digest, error) {
+// Sum returns the digest that compute made of n, the regular file at path, when its stat was what it is now; else it
+// calls compute, which must fail when the file is not the one that n was made from any more.
+func (m *Memo) Sum(n *overlay.Node, path string, compute func() (digest.Digest, error)) (digest.Digest, error) {
 	m.load.Do(m.read)
 	want := stampOf(&n.Stat)
 	m.mu.Lock()
@@ -83,67 +80,22 @@ func (m *Memo) Sum(n *overlay.Node, path string) (digest.Digest, error) {
 	m.mu.Unlock()
 
 	now := time.Now()
-	sum, err := hashNode(n, want)
+	d, err := compute()
 	if err != nil {
-		return "", fmt.Errorf("read %q: %w", path, err)
+		return "", err
+	}
+	fresh := entry{stamp: want, used: true, fresh: want.racy(now)}
+	if n, err := hex.Decode(fresh.sum[:], []byte(d.Encoded())); err != nil || n != len(fresh.sum) {
+		return "", fmt.Errorf("remember %q: %s is no sha256", path, d)
 	}
 	m.mu.Lock()
-	m.entries[path] = entry{stamp: want, sum: sum, used: true, fresh: want.racy(now)}
+	m.entries[path] = fresh
 	m.dirty = true
 	m.mu.Unlock()
-	return digest.NewDigestFromBytes(digest.SHA256, sum[:]), nil
+	return d, nil
 }
 
 // racy tells whether a file hashed at now could be written again without a change of its stat.
 func (s stamp) racy(now time.Time) bool {
 	return max(s.mtime, s.ctime) > now.Add(-settle).UnixNano()
-}
-
-var errChanged = errors.New("the file changed while it was read")
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
-
-// hashNode reads n's bytes. The open file must be, before and after, the one that want describes: a name exchanged for
-// another file's, or a write meanwhile, never ends in a digest.
-func hashNode(n *overlay.Node, want stamp) (sum [sha256.Size]byte, err error) {
-	f, err := n.Open()
-	if err != nil {
-		return sum, cause(err)
-	}
-	defer f.Close()
-	if err := same(f, want); err != nil {
-		return sum, err
-	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	h := sha256.New()
-	// The limit saves the read that finds the end, and hides the file's WriterTo, which would not use the buffer.
-	if _, err := io.CopyBuffer(h, io.LimitReader(f, want.size), *buf); err != nil {
-		return sum, cause(err)
-	}
-	if err := same(f, want); err != nil {
-		return sum, err
-	}
-	h.Sum(sum[:0])
-	return sum, nil
-}
-
-func same(f *os.File, want stamp) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	if stampOf(&st) != want {
-		return errChanged
-	}
-	return nil
-}
-
-// cause strips a path of the host from a file error: the caller names the file as the user knows it.
-func cause(err error) error {
-	var detail *os.PathError
-	if errors.As(err, &detail) {
-		return detail.Err
-	}
-	return err
 }

@@ -1,6 +1,7 @@
 package buildctx
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,9 +36,18 @@ func settled(t testing.TB, dir, p string) *overlay.Node {
 
 func sum(t testing.TB, m *Memo, n *overlay.Node, p string) digest.Digest {
 	t.Helper()
-	d, err := m.Sum(n, p)
+	d, err := m.Sum(n, p, func() (digest.Digest, error) { return hash(n) })
 	check(t, err)
 	return d
+}
+
+func hash(n *overlay.Node) (digest.Digest, error) {
+	f, err := n.Open()
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return digest.FromReader(f)
 }
 
 // known tells whether m answers for n without reading it.
@@ -110,22 +120,20 @@ func TestMemoSeesChanges(t *testing.T) {
 	}
 }
 
-func TestSumOfAChangingFile(t *testing.T) {
+func TestWhatCannotBeReadIsNotRemembered(t *testing.T) {
 	dir := t.TempDir()
-	p := filepath.Join(dir, "f")
-	for name, change := range map[string]func() error{
-		"written":  func() error { return os.WriteFile(p, []byte("longer"), 0o644) },
-		"replaced": func() error { os.WriteFile(p+"x", []byte("one"), 0o644); return os.Rename(p+"x", p) },
-		"fifo":     func() error { os.Remove(p); return unix.Mkfifo(p, 0o600) },
-		"gone":     func() error { return os.Remove(p) },
-	} {
-		os.Remove(p)
-		write(t, p, "one")
-		n := node(t, dir, "f")
-		check(t, change())
-		if _, err := OpenMemo("", dir).Sum(n, "f"); err == nil || !strings.HasPrefix(err.Error(), `read "f": `) {
-			t.Errorf("%s: %v", name, err)
-		}
+	write(t, filepath.Join(dir, "f"), "one")
+	n := settled(t, dir, "f")
+	m := OpenMemo("", dir)
+	boom := errors.New("boom")
+	if _, err := m.Sum(n, "f", func() (digest.Digest, error) { return "", boom }); err != boom {
+		t.Errorf("got %v", err)
+	}
+	if known(m, n, "f") {
+		t.Error("it is remembered")
+	}
+	if _, err := m.Sum(n, "f", func() (digest.Digest, error) { return "md5:12", nil }); err == nil {
+		t.Error("a digest of another kind was taken")
 	}
 }
 
@@ -198,7 +206,8 @@ func TestMemoTogether(t *testing.T) {
 	for range 4 {
 		go func() {
 			for i := range 50 {
-				if _, err := m.Sum(node(t, dir, fmt.Sprint(i)), fmt.Sprint(i)); err != nil {
+				n := node(t, dir, fmt.Sprint(i))
+				if _, err := m.Sum(n, fmt.Sprint(i), func() (digest.Digest, error) { return hash(n) }); err != nil {
 					done <- err
 					return
 				}

@@ -53,8 +53,9 @@ type Source struct {
 	Exclude func(path string, isDir bool) (hidden, prune bool)
 	// WhyHidden words what hides a path: `excluded by "*.md" in .dockerignore`.
 	WhyHidden func(path string) string
-	// Sum returns the digest of a regular file's bytes; nil reads the file.
-	Sum func(n *overlay.Node, path string) (digest.Digest, error)
+	// Sum remembers digests of regular files by their stat: it returns the one that compute made of the same file
+	// before, or what compute makes now. Nil always computes.
+	Sum func(n *overlay.Node, path string, compute func() (digest.Digest, error)) (digest.Digest, error)
 }
 
 // Owner is a user and a group by number.

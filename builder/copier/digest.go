@@ -108,23 +108,26 @@ func (l *Listing) sum(f listed) (digest.Digest, error) {
 		b = binary.LittleEndian.AppendUint32(b, st.Uid)
 		b = binary.LittleEndian.AppendUint32(b, st.Gid)
 	}
-	b, err := f.appendXattrs(b)
-	if err != nil {
-		return "", err
+	if f.node.IsRegular() {
+		content, err := f.remembered()
+		return digest.FromBytes(appendString(b, string(content))), err
 	}
+	b, err := f.appendXattrs(b)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
 		b = appendString(b, f.link)
 	case unix.S_IFCHR, unix.S_IFBLK:
 		b = binary.LittleEndian.AppendUint64(b, st.Rdev)
-	case unix.S_IFREG:
-		content, err := f.content()
-		if err != nil {
-			return "", err
-		}
-		b = appendString(b, string(content))
 	}
-	return digest.FromBytes(b), nil
+	return digest.FromBytes(b), err
+}
+
+// remembered digests what nothing but the stat of a regular file can vouch for: attributes and bytes.
+func (e *entry) remembered() (digest.Digest, error) {
+	if e.src.Sum == nil {
+		return e.content()
+	}
+	return e.src.Sum(e.node, e.path, e.content)
 }
 
 func (e *entry) appendXattrs(b []byte) ([]byte, error) {
@@ -143,17 +146,19 @@ func (e *entry) appendXattrs(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// content digests the bytes of a regular file of a source.
+// content digests the attributes and bytes of a regular file.
 func (e *entry) content() (digest.Digest, error) {
-	if e.src.Sum != nil {
-		return e.src.Sum(e.node, e.path)
-	}
 	f, err := e.open()
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
+	xattrs, err := e.appendXattrs(nil)
+	if err != nil {
+		return "", err
+	}
 	h := sha256.New()
+	h.Write(xattrs)
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	// The limit saves the read that finds the end, and hides the file's WriterTo, which would not use the buffer.

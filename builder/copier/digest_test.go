@@ -100,7 +100,7 @@ func TestDigestNamesFiles(t *testing.T) {
 	a := tree(t, "f d/f x", "f d/in/g y", "l d/l f", "l z d")
 	asked := 0
 	sources := from(a, "z")
-	sources[0].Sum = func(n *overlay.Node, p string) (digest.Digest, error) {
+	sources[0].Sum = func(n *overlay.Node, p string, _ func() (digest.Digest, error)) (digest.Digest, error) {
 		asked++
 		return digest.FromString(p), nil
 	}
