@@ -9,6 +9,7 @@ package copier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -99,6 +100,9 @@ func List(ctx context.Context, req Request) (*Listing, error) {
 		s := selector{ctx: ctx, src: &req.Sources[i]}
 		for _, p := range s.src.Paths {
 			found, err := s.find(p)
+			if missing := new(NotFoundError); errors.As(err, &missing) {
+				return nil, err
+			}
 			if err != nil {
 				return nil, fmt.Errorf("select %q: %w", p, err)
 			}

@@ -114,9 +114,7 @@ func (p *planner) transfer(s *stage, c *command, op *Copy, t transfer) error {
 		return err
 	}
 	op.Dest, op.Chown, op.Chmod = dest, t.chown, t.chmod
-	for _, src := range t.files.SourcePaths {
-		op.Paths = append(op.Paths, path.Join("/", src))
-	}
+	op.Paths = append(op.Paths, t.files.SourcePaths...)
 	for _, src := range t.files.SourceContents {
 		name, err := heredocName(src.Path)
 		if err != nil {

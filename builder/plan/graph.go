@@ -89,7 +89,7 @@ type Run struct {
 // Copy is COPY and ADD: files selected from one tree, and inline ones, put below Dest.
 type Copy struct {
 	From   From
-	Paths  []string // patterns, below the root of From
+	Paths  []string // patterns as written, below the root of From
 	Inline []File   // heredocs, Name without a directory
 	Dest   string   // absolute; keeps a trailing slash
 	Chown  string
