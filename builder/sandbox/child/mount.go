@@ -1,0 +1,341 @@
+package child
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	"builder/overlay"
+
+	"golang.org/x/sys/unix"
+)
+
+const quietAttr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+
+// private_ has its odd name because private is the descriptor it sets.
+func (s *state) private_(op Private) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	fs, err := newFS("tmpfs", unix.MOUNT_ATTR_NOSUID, []string{"mode=0755", "size=" + strconv.FormatUint(op.Size, 10)})
+	if err != nil {
+		return fmt.Errorf("mount hidden tmpfs: %w", err)
+	}
+	s.private = fs
+	if s.scratch, err = unix.Open(op.Scratch, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("scratch directory %s: %w", op.Scratch, err)
+	}
+	err = unix.MoveMount(fs, "", unix.AT_FDCWD, op.Scratch, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("mount hidden tmpfs on %s: %w", op.Scratch, err)
+	}
+	s.dir = op.Scratch
+	return wrap("make hidden directory", unix.Mkdirat(fs, "empty", 0o755))
+}
+
+func (s *state) mountTree(op MountTree) error {
+	m := overlay.Mount{Lower: op.Lower, Upper: op.Upper, Work: op.Work, Volatile: op.Volatile}
+	if op.Props {
+		m.Lower = append(overlay.Stack{fmt.Sprintf("/proc/self/fd/%d", s.scratch)}, m.Lower...)
+	}
+	at := path.Join(s.dir, op.At)
+	if err := unix.Mkdir(at, 0o755); err != nil {
+		return fmt.Errorf("make %s: %w", at, err)
+	}
+	if err := m.At(at); err != nil {
+		return err
+	}
+	fd, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open tree: %w", err)
+	}
+	// Device nodes that a command makes, or an image brings, must not reach the host's disks.
+	if err := setAttr(fd, unix.MOUNT_ATTR_NODEV, false); err != nil {
+		return fmt.Errorf("mount overlay nodev: %w", err)
+	}
+	if op.Root {
+		s.root = fd
+		return nil
+	}
+	return unix.Close(fd)
+}
+
+// newFS returns a new file system as a mount that is attached nowhere yet.
+func newFS(kind string, attr uint64, options []string) (int, error) {
+	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", kind); err != nil { // what /proc/mounts shows first
+		return -1, err
+	}
+	for _, o := range options {
+		key, value, ok := strings.Cut(o, "=")
+		if ok {
+			err = unix.FsconfigSetString(fs, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, key)
+		}
+		if err != nil {
+			return -1, fmt.Errorf("option %s: %w", o, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
+}
+
+func (s *state) mount(op Mount) error {
+	mnt, err := newFS(op.Type, op.Attr, op.Options)
+	if op.Optional && (errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EBUSY)) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.attach(mnt, op.Target, op.Make)
+}
+
+func (s *state) bind(op Bind) error {
+	mnt, err := s.source(op)
+	if err != nil {
+		return err
+	}
+	if err := setAttr(mnt, op.Attr, op.Recursive); err != nil {
+		return errors.Join(err, unix.Close(mnt))
+	}
+	return s.attach(mnt, op.Target, op.Make)
+}
+
+// source returns a copy of the mount that op names the source of.
+func (s *state) source(op Bind) (int, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if op.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	if op.Tree != "" {
+		op.From = path.Join(s.dir, op.Tree)
+	}
+	if op.From == "" {
+		return unix.OpenTree(s.private, op.Path, flags|unix.AT_SYMLINK_NOFOLLOW)
+	}
+	if op.Path == "" {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, op.From, flags)
+		return fd, wrap(op.From, err)
+	}
+	dir, err := unix.Open(op.From, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, wrap(op.From, err)
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Openat2(dir, op.Path, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return -1, wrap(path.Join("/", op.Path), err)
+	}
+	defer unix.Close(fd)
+	return unix.OpenTree(fd, "", flags|unix.AT_EMPTY_PATH)
+}
+
+// setAttr sets attributes of a mount.
+func setAttr(mnt int, attr uint64, recursive bool) error {
+	if attr == 0 {
+		return nil
+	}
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return unix.MountSetattr(mnt, "", flags, &unix.MountAttr{Attr_set: attr})
+}
+
+// attach puts a mount at a root path and closes it.
+func (s *state) attach(mnt int, target string, make Make) error {
+	defer unix.Close(mnt)
+	fd, err := s.open(target, unix.O_PATH)
+	if errors.Is(err, unix.ENOENT) && make != MakeNothing {
+		fd, err = s.makeTarget(target, make)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.MoveMount(mnt, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+// open opens a root path. The parent has resolved links before; one that stands there now is refused with ELOOP.
+func (s *state) open(name string, flags uint64) (int, error) {
+	return openIn(s.root, name, flags)
+}
+
+func openIn(dir int, name string, flags uint64) (int, error) {
+	for {
+		fd, err := unix.Openat2(dir, name, &unix.OpenHow{
+			Flags:   flags | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		// EAGAIN: something was renamed meanwhile, and the kernel could not tell whether that led out.
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return fd, err
+		}
+	}
+}
+
+// makeTarget makes a missing mountpoint and its parents, and opens it.
+func (s *state) makeTarget(name string, make Make) (int, error) {
+	dir, err := dup(s.root)
+	if err != nil {
+		return -1, err
+	}
+	parts := strings.Split(name, "/")
+	for i, part := range parts {
+		if i == len(parts)-1 && make == MakeFile {
+			err = unix.Mknodat(dir, part, unix.S_IFREG|0o644, 0)
+		} else {
+			err = unix.Mkdirat(dir, part, 0o755)
+		}
+		if err != nil && err != unix.EEXIST {
+			unix.Close(dir)
+			return -1, err
+		}
+		next, err := openIn(dir, part, unix.O_PATH)
+		unix.Close(dir)
+		if err != nil {
+			return -1, err
+		}
+		dir = next
+	}
+	return dir, nil
+}
+
+// file writes a file into the hidden tmpfs.
+func (s *state) file(op File) error {
+	fd, err := unix.Openat(s.private, op.Name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := writeAll(fd, op.Data); err != nil {
+		return err
+	}
+	if err := unix.Fchown(fd, int(op.UID), int(op.GID)); err != nil {
+		return fmt.Errorf("owner %d:%d: %w", op.UID, op.GID, err)
+	}
+	return unix.Fchmod(fd, op.Mode)
+}
+
+// device binds a device's node into /dev. Whichever node it is, its numbers are checked.
+func (s *state) device(op Device) error {
+	want := unix.Mkdev(op.Major, op.Minor)
+	err := unix.Mknodat(s.private, op.Name, unix.S_IFCHR|0o666, int(want))
+	dir, name := s.private, op.Name
+	if err == unix.EPERM { // in a user namespace
+		dir, name, err = unix.AT_FDCWD, "/dev/"+op.Name, nil
+	}
+	if err != nil {
+		return err
+	}
+	mnt, err := unix.OpenTree(dir, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(mnt, &st)
+	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != want) {
+		err = fmt.Errorf("the host's /dev/%s is not the device %d:%d", op.Name, op.Major, op.Minor)
+	}
+	if err == nil && op.Name == "null" {
+		s.null, err = dup(mnt)
+	}
+	if err != nil {
+		return errors.Join(err, unix.Close(mnt))
+	}
+	return s.attach(mnt, "dev/"+op.Name, MakeFile)
+}
+
+func dup(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) }
+
+func (s *state) mask(op Mask) error {
+	for _, p := range op.Paths {
+		err := s.maskOne(p)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("mask /%s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func (s *state) maskOne(name string) error {
+	target, err := s.open(name, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	var st unix.Stat_t
+	if err := unix.Fstat(target, &st); err != nil {
+		return err
+	}
+	mnt := -1
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		mnt, err = s.source(Bind{Path: "empty"})
+		if err == nil {
+			err = setAttr(mnt, quietAttr|unix.MOUNT_ATTR_RDONLY, false)
+		}
+	} else {
+		mnt, err = unix.OpenTree(s.null, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	}
+	if mnt >= 0 {
+		defer unix.Close(mnt)
+	}
+	if err != nil {
+		return err
+	}
+	return unix.MoveMount(mnt, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+func (s *state) readOnly(op ReadOnly) error {
+	for _, p := range op.Paths {
+		err := s.readOnlyOne(p)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("make /%s read-only: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func (s *state) readOnlyOne(name string) error {
+	target, err := s.open(name, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	mnt, err := unix.OpenTree(target, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	if err := setAttr(mnt, unix.MOUNT_ATTR_RDONLY, true); err != nil {
+		return err
+	}
+	return unix.MoveMount(mnt, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+// pivot makes the tree the root. With both arguments "." the old root lies over the new one, and is what the second
+// "." means to umount; see pivot_root(2).
+func (s *state) pivot() error {
+	if err := unix.Fchdir(s.root); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return err
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return err
+	}
+	return unix.Chdir("/")
+}

@@ -1,0 +1,178 @@
+// Package child is the inside of a sandbox: the process that the builder starts in new namespaces, which sets
+// everything up as a list of ops says, runs one command as their pid 1, and reports how it ended.
+//
+// The list is data. The parent computes it, this package runs it op by op in one switch, and the first op that fails
+// ends the sandbox with that op's error. The package does not know why an op is on the list: images, users' names,
+// networks and defaults are the parent's business.
+//
+// The process is this very program, executed again under another name. It takes over while packages are initialised,
+// before those that need longer: a builder's start costs more than the whole sandbox.
+//
+// Paths are of two kinds. A host path is used as it is and is good only before Pivot. A root path ("etc/hosts") is
+// looked up in the tree mounted by MountTree with Root set, by the kernel (openat2, RESOLVE_IN_ROOT) and without
+// following links. Linux 5.12 or newer is required.
+package child
+
+// Op is one thing to do. The set is closed; see kinds.
+type Op interface{ op() }
+
+// Private keeps mounts from spreading to the host, and mounts a hidden tmpfs on the host directory Scratch: the place
+// that File and Device write to, that a Bind without From takes its source from, and that trees are mounted below. Size
+// bounds it, in bytes: a command can write to what is mounted from there. What Scratch itself holds stays within reach
+// as the Lower directory of MountTree with Props set.
+type Private struct {
+	Scratch string
+	Size    uint64
+}
+
+// CgroupNS makes the cgroup that the process is in now the root of all it sees.
+type CgroupNS struct{}
+
+// Keyring gives the sandbox a session keyring of its own.
+type Keyring struct{}
+
+// Loopback brings up the interface lo.
+type Loopback struct{}
+
+// Tun makes the network interface Name over a new tun device, and sends the device's descriptor to the parent. Routes
+// to everywhere go through it. Addresses are 4 or 16 bytes; without IPv6 the interface has it switched off.
+type Tun struct {
+	Device     string // host path of the tun driver's device
+	Name       string
+	MTU        int
+	IPv4, IPv6 []byte
+}
+
+// MountTree mounts an overlay at the new directory At of the hidden tmpfs. Root makes it the root of all root paths and
+// what Pivot turns to; Props lays what the scratch directory holds over Lower. A device node in it opens no device.
+type MountTree struct {
+	Lower       []string // uppermost first
+	Upper, Work string
+	At          string
+	Volatile    bool
+	Root, Props bool
+}
+
+// Mount mounts a new file system at a root path. Attr are MOUNT_ATTR_ flags, Options "key=value" or "flag". Optional
+// leaves it out where the kernel does not know the file system.
+type Mount struct {
+	Type, Target string
+	Attr         uint64
+	Options      []string
+	Make         Make
+	Optional     bool
+}
+
+// Bind mounts the file or directory Path below the host path From, resolved as if From were the root directory, at a
+// root path; without Path it is From itself. Tree is From for what MountTree has mounted there. Without both, Path is a
+// file of the hidden tmpfs.
+type Bind struct {
+	From, Tree, Path, Target string
+	Attr                     uint64
+	Recursive                bool
+	Make                     Make
+}
+
+// Make says what to make at a target that is missing, parents included.
+type Make uint8
+
+// MakeNothing is for targets that are known to exist.
+const (
+	MakeNothing Make = iota
+	MakeFile
+	MakeDir
+)
+
+// File writes a file into the hidden tmpfs.
+type File struct {
+	Name     string
+	Data     []byte
+	Mode     uint32
+	UID, GID uint32
+}
+
+// Device puts a character device that every program may use into /dev. Its node lies in the hidden tmpfs, or where the
+// kernel allows no nodes is the host's, and is bound: nodes that a command makes in /dev by itself open nothing.
+type Device struct {
+	Name         string
+	Major, Minor uint32
+}
+
+// Mkdir makes a directory at a root path.
+type Mkdir struct {
+	Path string
+	Mode uint32
+}
+
+// Symlink makes a link at the root path Path.
+type Symlink struct{ Target, Path string }
+
+// Mask hides what is at root paths: files behind the null device, directories behind an empty one. What does not exist
+// is left out.
+type Mask struct{ Paths []string }
+
+// ReadOnly makes what is at root paths read-only. What does not exist is left out.
+type ReadOnly struct{ Paths []string }
+
+// Terminal makes a pseudo-terminal in the sandbox's devpts for the command, owned by UID, and sends its master to the
+// parent. It is /dev/console too.
+type Terminal struct{ UID uint32 }
+
+// Hostname sets the host name.
+type Hostname struct{ Name string }
+
+// Pivot makes the tree the root directory; nothing of the host is left below it.
+type Pivot struct{}
+
+// Chdir sets the working directory.
+type Chdir struct{ Path string }
+
+// Seccomp loads a filter program (an array of struct sock_filter) for the command.
+type Seccomp struct{ Filter []byte }
+
+// Caps cuts the capabilities the command can ever have to the set Bounding (bit n is capability n), and empties the
+// inheritable and ambient sets.
+type Caps struct{ Bounding uint64 }
+
+// Rlimit is one resource limit, by the kernel's number.
+type Rlimit struct {
+	Name       string
+	Resource   int
+	Soft, Hard uint64
+}
+
+// Exec runs the command and ends the sandbox with it. It is the last op.
+type Exec struct {
+	Args, Env []string
+	UID, GID  uint32
+	Groups    []uint32
+	Limits    []Rlimit
+}
+
+// kinds are all ops; an op's place here stands for its type on the wire.
+var kinds = []Op{
+	Private{}, CgroupNS{}, Keyring{}, Loopback{}, Tun{}, MountTree{}, Mount{}, Bind{}, File{}, Device{}, Mkdir{}, Symlink{},
+	Mask{}, ReadOnly{}, Terminal{}, Hostname{}, Pivot{}, Chdir{}, Seccomp{}, Caps{}, Exec{},
+}
+
+func (Private) op()   {}
+func (CgroupNS) op()  {}
+func (Keyring) op()   {}
+func (Loopback) op()  {}
+func (Tun) op()       {}
+func (MountTree) op() {}
+func (Mount) op()     {}
+func (Bind) op()      {}
+func (File) op()      {}
+func (Device) op()    {}
+func (Mkdir) op()     {}
+func (Symlink) op()   {}
+func (Mask) op()      {}
+func (ReadOnly) op()  {}
+func (Terminal) op()  {}
+func (Hostname) op()  {}
+func (Pivot) op()     {}
+func (Chdir) op()     {}
+func (Seccomp) op()   {}
+func (Caps) op()      {}
+func (Exec) op()      {}

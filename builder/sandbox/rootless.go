@@ -1,0 +1,218 @@
+package sandbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// usernsVariable tells the program, started again, which descriptor to wait on until its ids are mapped.
+const usernsVariable = "_BUILDER_USERNS"
+
+// Rootless makes the program root in a user and a mount namespace of its own, if it is not root already: it starts the
+// program again inside, passes signals on, and ends as that ends, so that it only ever returns where the program is
+// root. Ids are mapped by newuidmap and newgidmap if the user has subordinate ids in /etc/subuid and /etc/subgid;
+// otherwise the user's own id is the only one. Call it early in main, after Init, from the first goroutine.
+func Rootless() error {
+	if fd := os.Getenv(usernsVariable); fd != "" {
+		return enterUserNamespace(fd)
+	}
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	status, err := runInUserNamespace()
+	if err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	endAs(status)
+	return nil
+}
+
+// enterUserNamespace waits for the ids, in the program started again.
+func enterUserNamespace(number string) error {
+	os.Unsetenv(usernsVariable)
+	fd, err := strconv.Atoi(number)
+	if err != nil {
+		return fmt.Errorf("%s=%s: %w", usernsVariable, number, err)
+	}
+	f := os.NewFile(uintptr(fd), "user namespace")
+	defer f.Close()
+	if b, err := io.ReadAll(f); err != nil || len(b) == 0 {
+		return errors.New("user namespace: the ids were not mapped")
+	}
+	// The capabilities came here as ambient ones, since an exec under an id without a mapping takes all others. Root
+	// has them without.
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	return nil
+}
+
+// runInUserNamespace starts the program again and waits for it.
+func runInUserNamespace() (syscall.WaitStatus, error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer write.Close()
+	const fd = 3
+	p, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
+		Env:   append(os.Environ(), usernsVariable+"="+strconv.Itoa(fd)),
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, read},
+		Sys: &syscall.SysProcAttr{
+			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, AmbientCaps: allCapabilities(), Pdeathsig: syscall.SIGKILL,
+		},
+	})
+	read.Close()
+	if err != nil {
+		return 0, fmt.Errorf("%w; the machine may not allow users to make user namespaces", err)
+	}
+	if err := mapIDs(p.Pid); err != nil {
+		write.Close()
+		p.Kill()
+		p.Wait()
+		return 0, err
+	}
+	stop := forwardSignals(p)
+	defer stop()
+	if _, err := write.Write([]byte{1}); err != nil {
+		return 0, err
+	}
+	write.Close()
+	state, err := p.Wait()
+	if err != nil {
+		return 0, err
+	}
+	return state.Sys().(syscall.WaitStatus), nil
+}
+
+func allCapabilities() (all []uintptr) {
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		if ok, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err == nil && ok == 1 {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// forwardSignals passes signals on. What a terminal sends it has sent to the program started again too.
+func forwardSignals(p *os.Process) (stop func()) {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	go func() {
+		for s := range signals {
+			if (s == syscall.SIGINT || s == syscall.SIGQUIT) && inForeground() {
+				continue
+			}
+			p.Signal(s)
+		}
+	}()
+	return func() { signal.Stop(signals); close(signals) }
+}
+
+// inForeground tells whether keys pressed on the terminal reach this process.
+func inForeground() bool {
+	for fd := range 3 {
+		if group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == nil {
+			return group == unix.Getpgrp()
+		}
+	}
+	return false
+}
+
+// endAs ends the process as another one ended.
+func endAs(ws syscall.WaitStatus) {
+	if ws.Signaled() {
+		signal.Reset(ws.Signal())
+		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+		unix.Kill(unix.Getpid(), ws.Signal())
+		time.Sleep(time.Second) // the runtime's handler is on its way
+		os.Exit(128 + int(ws.Signal()))
+	}
+	os.Exit(ws.ExitStatus())
+}
+
+// mapIDs gives a process's user namespace its ids: 0 is the user, what comes after are the subordinate ids.
+func mapIDs(pid int) error {
+	uids, gids := subordinate("/etc/subuid"), subordinate("/etc/subgid")
+	if uids == nil || gids == nil {
+		return mapOwnID(pid)
+	}
+	if err := runMapper("newuidmap", pid, os.Getuid(), uids); errors.Is(err, exec.ErrNotFound) {
+		return mapOwnID(pid)
+	} else if err != nil {
+		return err
+	}
+	return runMapper("newgidmap", pid, os.Getgid(), gids)
+}
+
+// idRange is a line of /etc/subuid.
+type idRange struct{ first, count uint64 }
+
+// subordinate returns the ranges that a file gives to this user, by name or number.
+func subordinate(file string) (ranges []idRange) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	own := strconv.Itoa(os.Getuid())
+	name := own
+	if u, err := user.LookupId(own); err == nil {
+		name = u.Username
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) != 3 || (f[0] != own && f[0] != name) {
+			continue
+		}
+		first, err1 := strconv.ParseUint(f[1], 10, 32)
+		count, err2 := strconv.ParseUint(f[2], 10, 32)
+		if err1 == nil && err2 == nil && count > 0 {
+			ranges = append(ranges, idRange{first, count})
+		}
+	}
+	return ranges
+}
+
+// runMapper runs newuidmap or newgidmap, which have the privilege to map more than one id.
+func runMapper(program string, pid, own int, ranges []idRange) error {
+	args := []string{strconv.Itoa(pid), "0", strconv.Itoa(own), "1"}
+	next := uint64(1)
+	for _, r := range ranges {
+		for _, n := range []uint64{next, r.first, r.count} {
+			args = append(args, strconv.FormatUint(n, 10))
+		}
+		next += r.count
+	}
+	out, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil && len(out) > 0 {
+		return fmt.Errorf("%s: %s", program, bytes.TrimSpace(out))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", program, err)
+	}
+	return nil
+}
+
+// mapOwnID maps the user's own ids, which needs no privilege if setgroups is switched off before.
+func mapOwnID(pid int) error {
+	for _, f := range []struct{ name, text string }{
+		{"uid_map", fmt.Sprintf("0 %d 1", os.Getuid())}, {"setgroups", "deny"}, {"gid_map", fmt.Sprintf("0 %d 1", os.Getgid())},
+	} {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, f.name), []byte(f.text), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}

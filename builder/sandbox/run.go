@@ -1,0 +1,404 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"builder/builder/sandbox/cgroup"
+	"builder/builder/sandbox/child"
+	"builder/overlay"
+
+	"golang.org/x/sys/unix"
+)
+
+// Init is the first line of main, and of TestMain in packages whose tests run sandboxes. In the process that a sandbox
+// is started with it never returns; everywhere else it returns at once. The work happens while package child is
+// initialised, earlier than any main: the call is what links that package into every program that starts sandboxes.
+func Init() { child.Linked() }
+
+// Run runs a command and returns when it and all it has started are gone. The error is an *ExitError if the command
+// ended other than with status 0 or could not be executed, and ctx's cause if that ended first: then everything is
+// killed at once. Any other error means that the sandbox could not be set up.
+func Run(ctx context.Context, s Spec) error {
+	r := &run{spec: s, network: s.Network}
+	if err := r.check(); err != nil {
+		return err
+	}
+	// The kernel kills the child when the thread that started it ends, so the thread has to last as long as the child.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := r.run(ctx)
+	return errors.Join(err, r.close())
+}
+
+// run is one Run.
+type run struct {
+	spec    Spec
+	network Network // what it came to
+	props   *props
+	hidden  uint64 // bytes of files in the child's hidden tmpfs
+	ca      *caFiles
+	group   *cgroup.Group
+	proc    *os.Process
+	control *control
+	stdio   stdio
+	cleanup []func() error
+
+	exit  *syscall.WaitStatus
+	fault error // what went wrong in the child or in serving it
+}
+
+func (r *run) check() error {
+	s := &r.spec
+	if len(s.Args) == 0 {
+		return errors.New("no command")
+	}
+	for _, v := range [][]string{s.Args, s.Env, {s.Dir, s.Hostname}} {
+		for _, text := range v {
+			if strings.Contains(text, "\x00") {
+				return fmt.Errorf("%q: a NUL byte cannot be in arguments, environment or names", text)
+			}
+		}
+	}
+	if s.Scratch == "" {
+		return errors.New("no scratch directory")
+	}
+	if s.Hostname == "" {
+		s.Hostname = "builder"
+	}
+	if s.Dir == "" {
+		s.Dir = "/"
+	}
+	if s.Warn == nil {
+		s.Warn = func(string) {}
+	}
+	return nil
+}
+
+func (r *run) hostname() string { return r.spec.Hostname }
+
+// later has f done when the run is over, last one first.
+func (r *run) later(f func() error) { r.cleanup = append(r.cleanup, f) }
+
+func (r *run) close() error {
+	var errs []error
+	for i := len(r.cleanup) - 1; i >= 0; i-- {
+		errs = append(errs, r.cleanup[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) run(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	r.chooseNetwork()
+	ops, err := r.ops()
+	if err != nil {
+		return err
+	}
+	if err := r.limit(); err != nil {
+		return err
+	}
+	if err := r.stdio.open(r); err != nil {
+		return err
+	}
+	if err := r.start(ops); err != nil {
+		return err
+	}
+	return r.wait(ctx)
+}
+
+// ops is everything the child has to do, in order.
+func (r *run) ops() ([]child.Op, error) {
+	s := r.spec
+	if err := r.prepareProps(); err != nil {
+		return nil, err
+	}
+	kernel, err := r.kernelOps()
+	if err != nil {
+		return nil, err
+	}
+	r.props.covered = []string{"dev"}
+	mounts, err := r.mountOps()
+	if err != nil {
+		return nil, err
+	}
+	files, err := r.hostFileOps()
+	if err != nil {
+		return nil, err
+	}
+	authorities, err := r.caOps()
+	if err != nil {
+		return nil, err
+	}
+	end, err := r.commandOps()
+	if err != nil {
+		return nil, err
+	}
+	ops := []child.Op{child.Private{Scratch: s.Scratch, Size: 16<<20 + 2*r.hidden}}
+	ops = append(ops, r.networkOps()...)
+	ops = append(ops, child.CgroupNS{}, child.Keyring{}, child.Hostname{Name: s.Hostname}, r.treeOp())
+	ops = append(ops, kernel...)
+	ops = append(ops, r.deviceOps()...)
+	ops = append(ops, files...)
+	ops = append(ops, authorities...)
+	ops = append(ops, mounts...)
+	ops = append(ops, child.Mask{Paths: masked}, child.ReadOnly{Paths: readOnly})
+	if s.TTY {
+		ops = append(ops, child.Terminal{UID: s.User.UID})
+	}
+	return append(ops, end...), nil
+}
+
+// prepareProps makes what the tree lacks, and nothing if it lacks nothing, in the scratch directory.
+func (r *run) prepareProps() (err error) {
+	s := r.spec
+	r.props = &props{dir: s.Scratch, seen: s.Tree}
+	if s.Upper != "" {
+		r.props.seen = append(overlay.Stack{s.Upper}, s.Tree...)
+	}
+	if r.props.root, err = r.props.seen.Root(); err != nil || s.Upper != "" {
+		return err
+	}
+	return overlay.CopyUpDirs(s.Scratch, s.Tree, ".") // then this directory is the root
+}
+
+func (r *run) treeOp() child.Op {
+	s := r.spec
+	if s.Upper != "" {
+		// The kernel leaves a mark that such an upper directory must not be mounted again, since after a crash it
+		// could be incomplete. There was no crash; whoever calls us had rather be able to run another command.
+		r.later(func() error { return os.RemoveAll(filepath.Join(s.Work, "work", "incompat")) })
+	}
+	return child.MountTree{
+		Lower: s.Tree, Upper: s.Upper, Work: s.Work, At: "root", Volatile: true, Root: true, Props: r.props.used || len(s.Tree) == 0,
+	}
+}
+
+// commandOps leave the host behind and become the command.
+func (r *run) commandOps() ([]child.Op, error) {
+	s := r.spec
+	filter, err := seccompFilter()
+	if err != nil {
+		return nil, err
+	}
+	limits, err := rlimits(s.Limits.Ulimits)
+	if err != nil {
+		return nil, err
+	}
+	env, err := r.environment()
+	if err != nil {
+		return nil, err
+	}
+	return []child.Op{
+		child.Pivot{}, child.Chdir{Path: s.Dir}, child.Seccomp{Filter: filter}, child.Caps{Bounding: capabilitySet()},
+		child.Exec{Args: s.Args, Env: env, UID: s.User.UID, GID: s.User.GID, Groups: s.User.Groups, Limits: limits},
+	}, nil
+}
+
+// environment is the command's: nothing of ours, but HOME where it is missing, and what tells programs of Spec.CA.
+func (r *run) environment() ([]string, error) {
+	env := append(r.spec.Env[:len(r.spec.Env):len(r.spec.Env)], r.ca.environment(r.spec.Env)...)
+	if hasVariable(env, "HOME") {
+		return env, nil
+	}
+	user, err := findUser(r.props.seen, strconv.FormatUint(uint64(r.spec.User.UID), 10))
+	if err != nil {
+		return nil, err
+	}
+	return append(env, "HOME="+user.home), nil
+}
+
+func hasVariable(env []string, name string) bool {
+	for _, kv := range env {
+		if k, _, _ := strings.Cut(kv, "="); k == name {
+			return true
+		}
+	}
+	return false
+}
+
+// limit makes the cgroup, if there is anything to limit by one.
+func (r *run) limit() error {
+	l := r.spec.Limits
+	g, err := cgroup.New(cgroup.Limits{Memory: l.Memory, CPUs: l.CPUs, Pids: l.Pids})
+	if err != nil {
+		return err
+	}
+	r.group = g
+	r.later(g.Remove)
+	return nil
+}
+
+// start starts the child and lets it go once it is where it belongs.
+func (r *run) start(ops []child.Op) error {
+	list, err := memFile("ops", child.Encode(ops))
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	inner, err := r.openControl()
+	if err != nil {
+		return err
+	}
+	defer inner.Close()
+	r.proc, err = os.StartProcess(executable(), []string{child.Arg0}, &os.ProcAttr{
+		Dir: "/", Env: []string{"GOGC=off"}, Files: append(r.stdio.child[:], inner, list), Sys: r.attributes(),
+	})
+	if err != nil {
+		return fmt.Errorf("start sandbox: %w", namespaceHint(err))
+	}
+	r.stdio.started()
+	if err := r.group.Add(r.proc.Pid); err != nil {
+		return errors.Join(err, r.kill())
+	}
+	if _, err := r.control.conn.Write([]byte{1}); err != nil {
+		return errors.Join(fmt.Errorf("start sandbox: %w", err), r.kill())
+	}
+	return nil
+}
+
+func (r *run) attributes() *syscall.SysProcAttr {
+	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	if r.network != NetHost {
+		flags |= unix.CLONE_NEWNET
+	}
+	return &syscall.SysProcAttr{Cloneflags: flags, Setsid: true, Pdeathsig: syscall.SIGKILL}
+}
+
+func namespaceHint(err error) error {
+	if errors.Is(err, syscall.EPERM) {
+		return fmt.Errorf("%w: making namespaces is not allowed here; run as root, or inside a user namespace", err)
+	}
+	return err
+}
+
+// kill ends the child, and by that all in its pid namespace, and waits until they are gone.
+func (r *run) kill() error {
+	if err := r.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	_, err := r.proc.Wait()
+	return err
+}
+
+// wait serves the child until it is gone, and tells how it ended.
+func (r *run) wait(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { r.proc.Kill() })
+	defer stop()
+	stopSignals := r.forward()
+	r.control.serve(r)
+	state, err := r.proc.Wait()
+	stopSignals()
+	if err != nil {
+		return fmt.Errorf("wait for sandbox: %w", err)
+	}
+	outErr := r.stdio.finish()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case r.fault != nil:
+		return r.fault
+	case r.exit == nil:
+		return r.lost(state)
+	}
+	if err := r.exitError(*r.exit); err != nil {
+		return err
+	}
+	return outErr
+}
+
+// lost is the end of a child that did not say how its command ended: somebody killed it from outside.
+func (r *run) lost(state *os.ProcessState) error {
+	if r.group.OOM() {
+		return &ExitError{Code: 137, Signal: syscall.SIGKILL, OOM: r.spec.Limits.Memory}
+	}
+	return fmt.Errorf("sandbox: its first process ended: %s", state)
+}
+
+func (r *run) exitError(ws syscall.WaitStatus) error {
+	switch {
+	case ws.Signaled():
+		e := &ExitError{Code: 128 + int(ws.Signal()), Signal: ws.Signal()}
+		if r.group.OOM() {
+			e.OOM = r.spec.Limits.Memory
+		}
+		return e
+	case ws.ExitStatus() != 0:
+		e := &ExitError{Code: ws.ExitStatus()}
+		if e.Code == 137 && r.group.OOM() { // a shell's word for a child that was killed
+			e.OOM = r.spec.Limits.Memory
+		}
+		return e
+	}
+	return nil
+}
+
+// forward passes signals on to the child until stop is called.
+func (r *run) forward() (stop func()) {
+	if r.spec.Signals == nil {
+		return func() {}
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case sig, ok := <-r.spec.Signals:
+				if !ok {
+					return
+				}
+				r.proc.Signal(sig)
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+// memFile is a file in memory with data, at its beginning.
+func memFile(name string, data []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err = f.Write(data); err == nil {
+		_, err = f.Seek(0, 0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// executable is this program for one more execution: a mount of its own that is read-only, so that nothing in a sandbox,
+// where it is /proc/1/exe, can open the host's file for writing. Without it (an old kernel) the program itself.
+var executable = sync.OnceValue(func() string {
+	const self = "/proc/self/exe"
+	fd, err := unix.OpenTree(unix.AT_FDCWD, self, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return self
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: rdonly}); err != nil {
+		unix.Close(fd)
+		return self
+	}
+	// A high number: the low ones are the child's own.
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
+	unix.Close(fd)
+	if err != nil {
+		return self
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", high)
+})
