@@ -1,0 +1,298 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"builder/builder/buildctx"
+	"builder/builder/dockerfile"
+	"builder/builder/plan"
+	"builder/builder/progress"
+	"builder/builder/sandbox"
+	"builder/builder/sched"
+	"builder/oci"
+	"builder/oci/name"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+)
+
+// BuildOptions say what to build and how.
+type BuildOptions struct {
+	// Context is the directory that COPY reads.
+	Context string
+	// Dockerfile is its path, "-" for Stdin; "" is Dockerfile in Context.
+	Dockerfile string
+	Stdin      io.Reader
+	// Plan is the target, build arguments, labels, platform and named contexts.
+	Plan plan.Options
+	// Names are given to the image; canonical or familiar references.
+	Names []string
+	// NoCache runs every step; NoCacheFilter those of the stages named.
+	NoCache       bool
+	NoCacheFilter []string
+	// Pull asks the registry for every base, even one that the store has.
+	Pull bool
+	// Explain tells, for each step that was not cached, what changed.
+	Explain bool
+	// Jobs bounds the steps that run at the same time; 0 is the number of CPUs, at
+	// least 2.
+	Jobs int
+	// Epoch is SOURCE_DATE_EPOCH as the environment has it; the Dockerfile's and
+	// --build-arg's win.
+	Epoch string
+	// Sandbox is how every RUN is contained.
+	Sandbox SandboxOptions
+	// Progress is what the user sees meanwhile.
+	Progress *progress.Printer
+}
+
+// SandboxOptions are what the user may choose of the sandbox of RUN and run.
+type SandboxOptions struct {
+	Hosts  []sandbox.HostEntry
+	Limits sandbox.Limits
+	// CA is a PEM file that steps and registries trust; "" for none.
+	CA string
+}
+
+// Result is what a build made.
+type Result struct {
+	Image *Image
+	// Steps counts all, Ran those that were not cached.
+	Steps, Ran int
+	Took       time.Duration
+	Warnings   []dockerfile.Warning
+}
+
+// Build builds a Dockerfile's target and records the image under its names, or under
+// its ID when it was given none. A step that fails is a *dockerfile.Error with the
+// place.
+func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
+	start := time.Now()
+	names, err := canonicalNames(o.Names)
+	if err != nil {
+		return nil, err
+	}
+	file, ignore, err := readDockerfile(o)
+	if err != nil {
+		return nil, err
+	}
+	b := &build{store: s, o: o, file: file}
+	if err := b.openContexts(ignore); err != nil {
+		return nil, err
+	}
+	defer b.closeContexts()
+	if err := b.plan(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.run(ctx); err != nil {
+		return nil, err
+	}
+	img, err := b.image(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.record(img, names); err != nil {
+		return nil, err
+	}
+	return &Result{
+		Image: img, Steps: len(b.graph.Steps), Ran: int(b.ran.Load()),
+		Took: time.Since(start), Warnings: b.graph.Warnings,
+	}, nil
+}
+
+// canonicalNames checks the names before anything is built.
+func canonicalNames(names []string) ([]string, error) {
+	out := make([]string, len(names))
+	for i, n := range names {
+		ref, err := name.Parse(n)
+		if err != nil {
+			return nil, err
+		}
+		if ref.Digest != "" {
+			return nil, fmt.Errorf("tag %s: a name given to an image cannot hold a digest", n)
+		}
+		out[i] = ref.String()
+	}
+	return out, nil
+}
+
+// record keeps img under every name; the first stays in img.
+func (s *Store) record(img *Image, names []string) error {
+	if len(names) == 0 {
+		names = []string{""}
+	}
+	for _, n := range slices.Backward(names) {
+		img.Name = n
+		if err := s.putImage(img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readDockerfile finds, reads and parses the Dockerfile, and reads the ignore file
+// that goes with it.
+func readDockerfile(o BuildOptions) (*dockerfile.File, buildctx.Ignore, error) {
+	path, shown := "", "Dockerfile"
+	var source []byte
+	var err error
+	if o.Dockerfile == "-" {
+		source, err = io.ReadAll(io.LimitReader(o.Stdin, maxDockerfile+1))
+	} else if path, err = buildctx.FindDockerfile(o.Context, o.Dockerfile); err == nil {
+		shown = shownPath(o, path)
+		source, err = readCapped(path)
+	}
+	if err != nil {
+		return nil, buildctx.Ignore{}, err
+	}
+	if len(source) > maxDockerfile {
+		return nil, buildctx.Ignore{}, fmt.Errorf("%s: larger than %d MiB", shown, maxDockerfile>>20)
+	}
+	file, err := dockerfile.Parse(shown, source)
+	if err != nil {
+		return nil, buildctx.Ignore{}, err
+	}
+	ignore, err := buildctx.FindIgnore(o.Context, path)
+	return file, ignore, err
+}
+
+// shownPath is the Dockerfile's path as the user wrote it, or its name when nobody
+// wrote it.
+func shownPath(o BuildOptions, path string) string {
+	if o.Dockerfile != "" {
+		return o.Dockerfile
+	}
+	return filepath.Base(path)
+}
+
+// maxDockerfile bounds what is read as a Dockerfile, in bytes.
+const maxDockerfile = 16 << 20
+
+// readCapped reads a regular file, and no more of it than is needed to refuse it.
+func readCapped(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
+	return io.ReadAll(io.LimitReader(f, maxDockerfile+1))
+}
+
+// plan fetches the configs of the base images that the target needs, and makes the
+// step graph.
+func (b *build) plan(ctx context.Context) error {
+	b.bases = map[plan.Ref]*Image{}
+	known := map[plan.Ref]*plan.Image{}
+	for {
+		needs, err := plan.Refs(b.file, b.o.Plan, known)
+		if err != nil {
+			return err
+		}
+		if len(needs) == 0 {
+			break
+		}
+		if err := b.resolve(ctx, needs, known); err != nil {
+			return err
+		}
+	}
+	graph, err := plan.New(b.file, b.o.Plan, known)
+	if err != nil {
+		return err
+	}
+	b.graph = graph
+	b.epoch = graph.Epoch
+	if b.epoch == "" {
+		b.epoch = b.o.Epoch
+	}
+	_, err = parseEpoch(b.epoch)
+	return err
+}
+
+// resolve looks up several base images at the same time.
+func (b *build) resolve(ctx context.Context, needs []plan.Need, known map[plan.Ref]*plan.Image) error {
+	images := make([]*Image, len(needs))
+	configs := make([]oci.Image, len(needs))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, n := range needs {
+		g.Go(func() (err error) {
+			if images[i], err = b.store.base(ctx, n.Ref, b.o.Pull); err != nil {
+				return b.file.At(n.Range, err)
+			}
+			configs[i], err = b.store.ConfigOf(ctx, images[i])
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, n := range needs {
+		b.bases[n.Ref] = images[i]
+		known[n.Ref] = &plan.Image{Digest: images[i].identity(), Config: configs[i]}
+	}
+	return nil
+}
+
+// identity is the digest by which a base is pinned: of its manifest, or of its config
+// when it was built here and has none yet.
+func (i *Image) identity() digest.Digest {
+	if i.Manifest != nil {
+		return i.Manifest.Digest
+	}
+	return i.ID()
+}
+
+// run brings every step's result about. It returns when nothing of the build is
+// running any more, whatever the outcome.
+func (b *build) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	b.packs = newPacks(ctx)
+	b.start()
+	tasks := make([]sched.Task, len(b.graph.Steps))
+	for i, s := range b.graph.Steps {
+		for _, need := range b.needs(s) {
+			tasks[i].Needs = append(tasks[i].Needs, need.Index)
+		}
+		tasks[i].Do = func(ctx context.Context) error { return b.report(b.step(ctx, s), s) }
+	}
+	err := sched.Run(b.packs.ctx, b.jobs(), tasks)
+	if err != nil {
+		cancel(err)
+	}
+	// A failed pack cancels the steps, and a failed step the packs: the other's error
+	// is only that it was told to stop.
+	if packErr := b.packs.group.Wait(); err == nil || errors.Is(err, context.Canceled) && packErr != nil {
+		err = packErr
+	}
+	return err
+}
+
+func (b *build) jobs() int {
+	if b.o.Jobs > 0 {
+		return b.o.Jobs
+	}
+	return max(runtime.NumCPU(), 2)
+}
+
+// needs are the steps whose trees s rests on or reads.
+func (b *build) needs(s *plan.Step) []*plan.Step {
+	if s.Parent == nil {
+		return s.Reads
+	}
+	return append([]*plan.Step{s.Parent}, s.Reads...)
+}

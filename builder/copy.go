@@ -1,0 +1,166 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"builder/builder/copier"
+	"builder/builder/plan"
+	"builder/oci/layer"
+	"builder/snapshot"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// filesRead is the digest of exactly the files that a COPY reads, and of each of them
+// for --explain. The tree of a stage whose content is known is not read twice: its
+// digest is remembered.
+func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (digest.Digest, map[string]string, error) {
+	memo, err := b.filesName(ctx, op)
+	if err != nil {
+		return "", nil, err
+	}
+	if memo != "" {
+		if sum, err := b.store.cache.Sum(memo); err == nil {
+			return sum, nil, nil
+		}
+	}
+	l, err := b.list(ctx, s, op)
+	if err != nil {
+		return "", nil, err
+	}
+	sum, sums, err := l.Digest(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	files := make(map[string]string, len(sums))
+	for _, f := range sums {
+		files[f.Path] = string(f.Digest)
+	}
+	if memo != "" {
+		err = b.store.cache.SetSum(memo, sum)
+	}
+	return sum, files, err
+}
+
+// filesName names a selection of files of a tree whose content is known already; ""
+// when it is not, or when the files are those of a context, which may change.
+func (b *build) filesName(ctx context.Context, op *plan.Copy) (string, error) {
+	if !op.From.Tree || op.From.Step == nil || !b.results[op.From.Step.Index].known() {
+		return "", nil
+	}
+	chain, err := b.chain(ctx, op.From.Step)
+	if err != nil {
+		return "", err
+	}
+	return canonical(append([]string{string(chain), op.Chown, op.Chmod, fmt.Sprint(op.Unpack), op.Dest}, op.Paths...)), nil
+}
+
+// selection is what a COPY reads. key makes it; do, which alone knows the tree that it
+// goes to, fills in the rest and copies.
+type selection struct {
+	*copier.Listing
+	owner *copier.Owner // of everything copied; nil when there is no --chown
+	draft *snapshot.Draft
+}
+
+// list selects the files of a COPY, once.
+func (b *build) list(ctx context.Context, s *plan.Step, op *plan.Copy) (*selection, error) {
+	b.selectedMu.Lock()
+	sel := b.selected[s.Index]
+	b.selectedMu.Unlock()
+	if sel != nil {
+		return sel, nil
+	}
+	sel = &selection{}
+	req, err := b.request(ctx, op, sel)
+	if err != nil {
+		return nil, err
+	}
+	if sel.Listing, err = copier.List(ctx, req); err != nil {
+		return nil, err
+	}
+	b.selectedMu.Lock()
+	b.selected[s.Index] = sel
+	b.selectedMu.Unlock()
+	return sel, nil
+}
+
+// request says in the copier's words what a COPY selects.
+func (b *build) request(ctx context.Context, op *plan.Copy, sel *selection) (copier.Request, error) {
+	req := copier.Request{Dest: op.Dest, Dir: "/", Chmod: op.Chmod}
+	for _, f := range op.Inline {
+		req.Inline = append(req.Inline, copier.File{Name: f.Name, Data: f.Data})
+	}
+	if op.Chown != "" {
+		sel.owner = &copier.Owner{}
+		req.Owner = sel.owner
+	}
+	if op.Unpack {
+		req.Extract = sel.extract
+	}
+	if len(op.Paths) == 0 {
+		return req, nil
+	}
+	src, err := b.source(ctx, op.From)
+	if err != nil {
+		return req, err
+	}
+	src.Paths = op.Paths
+	req.Sources = []copier.Source{src}
+	return req, nil
+}
+
+// extract unpacks an archive that ADD found, into a directory of the tree.
+func (sel *selection) extract(ctx context.Context, r io.Reader, dir string) error {
+	plain, _, err := layer.DecompressAny(r)
+	if err != nil {
+		return err
+	}
+	o := layer.ExtractOptions{Dir: dir}
+	if sel.owner != nil {
+		o.Owner = &layer.Owner{UID: sel.owner.UID, GID: sel.owner.GID}
+	}
+	err = layer.Extract(ctx, plain, sel.draft.Upper(), sel.draft.Lower(), o)
+	return errors.Join(err, plain.Close())
+}
+
+// source is the tree that a COPY reads.
+func (b *build) source(ctx context.Context, from plan.From) (copier.Source, error) {
+	if !from.Tree {
+		c := b.contexts[from.Context]
+		return copier.Source{
+			Name: c.name, Tree: c.dir.Tree(), Exclude: c.dir.Excluded, WhyHidden: c.whyHidden, Sum: c.memo.Sum,
+		}, nil
+	}
+	src := copier.Source{Name: "an empty tree", Owned: true}
+	if from.Step == nil {
+		return src, nil
+	}
+	src.Name = from.Step.Stage
+	tree, err := b.tree(ctx, from.Step)
+	if err != nil {
+		return src, err
+	}
+	src.Tree, err = b.store.trees.Stack(tree)
+	return src, err
+}
+
+// copy does a COPY or ADD.
+func (b *build) copy(ctx context.Context, s *plan.Step, op *plan.Copy, draft *snapshot.Draft) error {
+	sel, err := b.list(ctx, s, op)
+	if err != nil {
+		return err
+	}
+	sel.draft = draft
+	if sel.owner != nil {
+		u, err := owner(draft.Lower(), op.Chown)
+		if err != nil {
+			return err
+		}
+		*sel.owner = copier.Owner{UID: u.UID, GID: u.GID}
+	}
+	return sel.Copy(ctx, draft.Upper(), draft.Lower())
+}

@@ -1,0 +1,185 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"builder/builder/plan"
+	"builder/builder/progress"
+	"builder/builder/sandbox"
+	"builder/overlay"
+	"builder/snapshot"
+)
+
+// do brings about what a step says, in the draft's upper directory.
+func (b *build) do(ctx context.Context, s *plan.Step, draft *snapshot.Draft, ui *progress.Step) error {
+	switch op := s.Op.(type) {
+	case *plan.Run:
+		return b.command(ctx, op, draft, ui)
+	case *plan.Copy:
+		return b.copy(ctx, s, op, draft)
+	case *plan.Mkdir:
+		return mkdir(draft, op)
+	}
+	return fmt.Errorf("a step of kind %T cannot be done", s.Op)
+}
+
+// command runs a RUN in the sandbox.
+func (b *build) command(ctx context.Context, op *plan.Run, draft *snapshot.Draft, ui *progress.Step) error {
+	user, home, err := sandbox.LookupUser(draft.Lower(), op.User)
+	if err != nil {
+		return err
+	}
+	spec := b.o.Sandbox.spec(draft)
+	spec.Args, spec.Dir, spec.User = op.Args, op.Dir, user
+	spec.Env = withHome(append(append([]string{}, op.Proxy...), op.Env...), home)
+	spec.Hostname = op.Hostname
+	spec.Network = networks[op.Network]
+	spec.Stdout, spec.Stderr = ui, ui
+	spec.Warn = ui.Note
+	for _, f := range op.Files {
+		spec.Mounts = append(spec.Mounts, sandbox.Mount{
+			Kind: sandbox.FileMount, Target: f.Name, Data: f.Data, Mode: f.Mode, ReadOnly: true,
+		})
+	}
+	err = sandbox.Run(ctx, spec)
+	var exit *sandbox.ExitError
+	if errors.As(err, &exit) && ctx.Err() == nil {
+		return &CommandError{Args: op.Args, Err: exit, Output: ui.Tail(tailLines)}
+	}
+	return err
+}
+
+// tailLines is how much of a failed step's output its error repeats.
+const tailLines = 20
+
+// CommandError is a RUN that ended with another status than 0.
+type CommandError struct {
+	Args []string
+	Err  *sandbox.ExitError
+	// Output is the end of what the command printed.
+	Output []string
+}
+
+func (e *CommandError) Error() string { return e.Err.Error() }
+
+// Unwrap returns how the command ended.
+func (e *CommandError) Unwrap() error { return e.Err }
+
+var networks = map[string]sandbox.Network{
+	"": sandbox.NetDefault, "default": sandbox.NetDefault, "none": sandbox.NetNone, "host": sandbox.NetHost,
+}
+
+// spec is what every sandbox over a draft has in common.
+func (o SandboxOptions) spec(draft *snapshot.Draft) sandbox.Spec {
+	return sandbox.Spec{
+		Tree: draft.Lower(), Upper: draft.Upper(), Work: draft.Work(), Scratch: draft.Scratch(),
+		Hosts: o.Hosts, Limits: o.Limits, CA: o.CA,
+	}
+}
+
+// withHome adds HOME unless it is set.
+func withHome(env []string, home string) []string {
+	for _, kv := range env {
+		if strings.HasPrefix(kv, "HOME=") {
+			return env
+		}
+	}
+	return append(env, "HOME="+home)
+}
+
+// mkdir makes what WORKDIR names: the directory and its missing parents, mode 0755,
+// for the current user. A directory that is there stays as it is.
+func mkdir(draft *snapshot.Draft, op *plan.Mkdir) error {
+	tree := draft.Stack()
+	dir, err := tree.Resolve(op.Path)
+	if err != nil {
+		return err
+	}
+	user, err := owner(tree, op.User)
+	if err != nil {
+		return err
+	}
+	missing, err := firstMissing(tree, dir)
+	if err != nil || missing == "" {
+		return err
+	}
+	if err := overlay.CopyUpDirs(draft.Upper(), draft.Lower(), path.Dir(missing)); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(draft.Upper())
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for p := missing; ; {
+		if err := makeDir(root, p, user); err != nil {
+			return err
+		}
+		if p == dir {
+			return nil
+		}
+		next, _, _ := strings.Cut(strings.TrimPrefix(dir, p+"/"), "/")
+		p = path.Join(p, next)
+	}
+}
+
+func makeDir(root *os.Root, p string, u *sandbox.User) error {
+	name := filepath.FromSlash(p)
+	if err := root.Mkdir(name, 0o755); err != nil {
+		return err
+	}
+	if u != nil {
+		if err := root.Lchown(name, int(u.UID), int(u.GID)); err != nil {
+			return err
+		}
+	}
+	return root.Chmod(name, 0o755) // the umask does not count
+}
+
+// firstMissing is the uppermost part of the clean path dir that the tree does not
+// have; "" when it has all of it. Something else than a directory on the way is an error.
+func firstMissing(tree overlay.Stack, dir string) (string, error) {
+	for i, c := range dir + "/" {
+		if c != '/' {
+			continue
+		}
+		n, err := tree.Lookup(dir[:i])
+		if errors.Is(err, fs.ErrNotExist) {
+			return dir[:i], nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if !n.IsDir() {
+			return "", fmt.Errorf("/%s is not a directory", dir[:i])
+		}
+	}
+	return "", nil
+}
+
+// owner turns the value of --chown or the current USER into ids, by the tree's own
+// passwd and group files; nil for none. A single number is both ids.
+func owner(tree overlay.Stack, spec string) (*sandbox.User, error) {
+	if spec == "" {
+		return nil, nil
+	}
+	if n, err := strconv.ParseUint(spec, 10, 32); err == nil && n < 1<<32-1 {
+		return &sandbox.User{UID: uint32(n), GID: uint32(n)}, nil
+	}
+	if spec == "root" || spec == "root:root" {
+		return &sandbox.User{}, nil
+	}
+	u, _, err := sandbox.LookupUser(tree, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &u, nil
+}

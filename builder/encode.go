@@ -1,0 +1,218 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+
+	"builder/oci"
+	"builder/oci/layer"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// Encoding is how layers travel.
+type Encoding struct {
+	// Kind is "gzip", "zstd" or "uncompressed".
+	Kind string
+	// Level is 0-9 for gzip, 0-22 for zstd; nil is the usual one.
+	Level *int
+	// Force encodes anew even layers that came with another encoding.
+	Force bool
+}
+
+// DefaultEncoding is what every registry and engine reads.
+var DefaultEncoding = Encoding{Kind: "gzip"}
+
+// ParseEncoding checks the values of the compression, compression-level and
+// force-compression attributes of an output; empty ones mean the default.
+func ParseEncoding(kind, level, force string) (Encoding, error) {
+	e := DefaultEncoding
+	limits := map[string]int{"gzip": 9, "zstd": 22, "uncompressed": 0}
+	if kind != "" {
+		e.Kind = kind
+	}
+	limit, ok := limits[e.Kind]
+	if !ok {
+		return e, fmt.Errorf("compression=%s: it must be gzip, zstd or uncompressed", kind)
+	}
+	if level != "" {
+		n, err := strconv.Atoi(level)
+		if err != nil || n < 0 || n > limit {
+			return e, fmt.Errorf("compression-level=%s: for %s it must be a number from 0 to %d", level, e.Kind, limit)
+		}
+		e.Level = &n
+	}
+	if force != "" {
+		b, err := strconv.ParseBool(force)
+		if err != nil {
+			return e, fmt.Errorf("force-compression=%s: it must be true or false", force)
+		}
+		e.Force = b
+	}
+	return e, nil
+}
+
+// form is the encoding in the words of package layer.
+func (e Encoding) form() (kind string, level int) {
+	kind, level = e.Kind, -1
+	if kind == "uncompressed" {
+		kind = ""
+	}
+	if e.Level != nil {
+		level = *e.Level
+	}
+	return kind, level
+}
+
+func (e Encoding) mediaType() string {
+	switch e.Kind {
+	case "zstd":
+		return ocispec.MediaTypeImageLayerZstd
+	case "uncompressed":
+		return ocispec.MediaTypeImageLayer
+	}
+	return ocispec.MediaTypeImageLayerGzip
+}
+
+// String names the encoding in the store's memory.
+func (e Encoding) String() string {
+	if e.Level == nil {
+		return e.Kind
+	}
+	return fmt.Sprintf("%s-%d", e.Kind, *e.Level)
+}
+
+// encode returns the blob of a layer in an encoding, made now if it never was. A
+// layer that came with an encoding keeps it unless e forces another.
+func (s *Store) encode(ctx context.Context, src oci.Source, l Layer, e Encoding) (oci.Descriptor, error) {
+	if l.Blob != nil && (!e.Force || mediaKind(l.Blob.MediaType) == e.Kind && e.Level == nil) {
+		return ociTyped(*l.Blob), nil
+	}
+	if d, ok := s.encoded(ctx, l.DiffID, e); ok {
+		return d, nil
+	}
+	d, err := s.blobs.Ingest(ctx, func(w io.Writer) error {
+		kind, level := e.form()
+		c, err := layer.Compress(w, kind, level)
+		if err != nil {
+			return err
+		}
+		return errors.Join(s.plain(ctx, src, l, c), c.Close())
+	})
+	if err != nil {
+		return d, fmt.Errorf("encode layer %s: %w", l.DiffID, err)
+	}
+	d.MediaType = e.mediaType()
+	return d, s.remember(l.DiffID, e, d)
+}
+
+// mediaKind is the compression that a layer's media type names.
+func mediaKind(mediaType string) string {
+	switch mediaType {
+	case ocispec.MediaTypeImageLayerGzip, oci.DockerLayerGzip:
+		return "gzip"
+	case ocispec.MediaTypeImageLayerZstd, oci.DockerLayerZstd:
+		return "zstd"
+	}
+	return "uncompressed"
+}
+
+// ociTyped gives a layer with one of Docker's media types OCI's name for the same
+// bytes, so that a manifest of ours has types of one family.
+func ociTyped(d oci.Descriptor) oci.Descriptor {
+	switch d.MediaType {
+	case oci.DockerLayer, oci.DockerLayerGzip, oci.DockerLayerZstd:
+		d.MediaType = Encoding{Kind: mediaKind(d.MediaType)}.mediaType()
+	}
+	return d
+}
+
+func (s *Store) encodingPath(diffID digest.Digest, e Encoding) string {
+	return filepath.Join(s.memo(), "encodings", diffID.Encoded(), e.String())
+}
+
+// encoded returns the encoding that was made before, if its blob is still there.
+func (s *Store) encoded(ctx context.Context, diffID digest.Digest, e Encoding) (oci.Descriptor, bool) {
+	var d oci.Descriptor
+	b, err := os.ReadFile(s.encodingPath(diffID, e))
+	if err != nil || json.Unmarshal(b, &d) != nil {
+		return d, false
+	}
+	has, err := s.blobs.Has(ctx, d)
+	return d, has && err == nil
+}
+
+// encodings returns all that were made of a layer.
+func (s *Store) encodings(diffID digest.Digest) []oci.Descriptor {
+	paths, _ := filepath.Glob(filepath.Join(s.memo(), "encodings", diffID.Encoded(), "*"))
+	var out []oci.Descriptor
+	for _, p := range paths {
+		var d oci.Descriptor
+		if b, err := os.ReadFile(p); err == nil && json.Unmarshal(b, &d) == nil {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+func (s *Store) remember(diffID digest.Digest, e Encoding, d oci.Descriptor) error {
+	path := s.encodingPath(diffID, e)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	b, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, b)
+}
+
+// manifest returns the manifest under which img leaves the store: the one it came
+// with, or one over its layers in an encoding. All that it names is in src then.
+func (s *Store) manifest(ctx context.Context, src oci.Source, img *Image, o ManifestOptions) (oci.Descriptor, error) {
+	if img.Manifest != nil && !o.Encoding.Force && len(o.Annotations) == 0 {
+		return *img.Manifest, nil
+	}
+	layers := make([]oci.Descriptor, len(img.Layers))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.NumCPU())
+	for i, l := range img.Layers {
+		g.Go(func() (err error) {
+			layers[i], err = s.encode(gctx, src, l, o.Encoding)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return oci.Descriptor{}, err
+	}
+	config := img.Config
+	config.MediaType = ocispec.MediaTypeImageConfig
+	m := oci.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: config, Layers: layers, Annotations: o.Annotations,
+	}
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return oci.Descriptor{}, err
+	}
+	d := oci.NewDescriptor(ocispec.MediaTypeImageManifest, data)
+	d.Platform = &img.Platform
+	return d, s.blobs.Put(ctx, d, bytes.NewReader(data))
+}
+
+// ManifestOptions say how an image leaves the store.
+type ManifestOptions struct {
+	Encoding    Encoding
+	Annotations map[string]string
+}

@@ -1,0 +1,54 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+
+	"builder/builder/cache"
+	"builder/builder/plan"
+)
+
+// slots are the names under which a step's inputs are kept for the build after this
+// one: by what the line says, and by its place, for a line that was edited.
+type slots struct{ line, place string }
+
+// slotsOf names the steps' lines. Equal lines of a stage are told apart by number.
+func (b *build) slotsOf(steps []*plan.Step) []slots {
+	seen := map[string]int{}
+	number := func(name string) string {
+		seen[name]++
+		return fmt.Sprintf("%s\n%d", name, seen[name])
+	}
+	out := make([]slots, len(steps))
+	for i, s := range steps {
+		stage := b.file.Name + "\n" + s.Stage
+		out[i] = slots{line: number(stage + "\n" + s.Text), place: number(stage)}
+	}
+	return out
+}
+
+// noteLast keeps the inputs of this build for --explain in the next.
+func (b *build) noteLast(s *plan.Step, key cache.Key) error {
+	return errors.Join(b.store.cache.SetLast(b.slots[s.Index].line, key), b.store.cache.SetLast(b.slots[s.Index].place, key))
+}
+
+// explain tells what of the step's inputs is not as it was in the last build of the
+// same line; reason is what there is to say when nothing is known of one.
+func (b *build) explain(s *plan.Step, in *cache.Inputs, reason string) {
+	if !b.o.Explain {
+		return
+	}
+	old, err := b.store.cache.Last(b.slots[s.Index].line)
+	if err != nil {
+		old, err = b.store.cache.Last(b.slots[s.Index].place)
+	}
+	changes := []string{reason}
+	if err == nil {
+		if diff := in.Diff(old); len(diff) > 0 {
+			changes = diff
+		}
+	}
+	for _, c := range changes {
+		b.ui[s.Index].Note("not cached: " + c)
+	}
+}

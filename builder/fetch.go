@@ -1,0 +1,170 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"builder/oci"
+	"builder/oci/layout"
+	"builder/oci/name"
+	"builder/oci/registry"
+)
+
+// remote is where an image comes from: a repository or a layout on disk.
+type remote interface {
+	oci.Source
+	oci.Resolver
+}
+
+// remote opens the place that a canonical reference or an "oci-layout://" one names,
+// and returns what to resolve there.
+func (s *Store) remote(ref string) (remote, string, error) {
+	if strings.HasPrefix(ref, layout.Scheme) {
+		where, err := layout.ParseRef(ref)
+		if err != nil {
+			return nil, "", err
+		}
+		l, err := layout.Open(where.Dir)
+		return l, where.Reference(), err
+	}
+	n, err := name.Parse(ref)
+	if err != nil {
+		return nil, "", err
+	}
+	return registry.Repository(n, s.net), n.Reference(), nil
+}
+
+// lookUp asks ref's place for the image of one platform and keeps its manifest and
+// config, but none of its layers: they are fetched when something reads them.
+func (s *Store) lookUp(ctx context.Context, ref string, platform oci.Platform) (*Image, error) {
+	from, id, err := s.remote(ref)
+	if err != nil {
+		return nil, err
+	}
+	root, err := from.Resolve(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	desc, manifest, err := oci.Select(ctx, from, root, platform)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	config, _, err := oci.Config(ctx, from, manifest)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	for _, d := range []oci.Descriptor{manifest.Config, desc} {
+		if err := s.keep(ctx, from, d); err != nil {
+			return nil, err
+		}
+	}
+	img, err := newImage(desc, manifest, config)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	for i := range img.Layers {
+		img.Layers[i].From = ref
+	}
+	return img, nil
+}
+
+// newImage makes the record of an image as its manifest and config describe it.
+func newImage(desc oci.Descriptor, m oci.Manifest, config oci.Image) (*Image, error) {
+	if len(m.Layers) != len(config.RootFS.DiffIDs) {
+		return nil, fmt.Errorf("%w: %d layers in the manifest, %d diff IDs in the config",
+			oci.ErrInvalid, len(m.Layers), len(config.RootFS.DiffIDs))
+	}
+	img := &Image{Config: m.Config, Manifest: &desc, Platform: config.Platform}
+	if config.Created != nil {
+		img.Created = *config.Created
+	}
+	for i, d := range m.Layers {
+		if err := config.RootFS.DiffIDs[i].Validate(); err != nil {
+			return nil, fmt.Errorf("%w: diff ID %d: %w", oci.ErrInvalid, i, err)
+		}
+		d.URLs = nil
+		img.Layers = append(img.Layers, Layer{DiffID: config.RootFS.DiffIDs[i], Blob: &d})
+	}
+	return img, nil
+}
+
+// keep copies one blob into the store unless it is there.
+func (s *Store) keep(ctx context.Context, from oci.Source, d oci.Descriptor) error {
+	if has, err := s.blobs.Has(ctx, d); has || err != nil {
+		return err
+	}
+	r, err := from.Fetch(ctx, d)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.blobs.Put(ctx, d, r), r.Close())
+}
+
+// content is the store's blobs, and behind them the places where an image's missing
+// layers can be had. What it fetches it keeps.
+type content struct {
+	store *Store
+	from  map[string]string // blob digest -> reference of an image that has it
+	// onFetch is told of every byte that comes from outside; may be nil.
+	onFetch func(d oci.Descriptor, n int64)
+}
+
+// content returns the source of all that img needs to leave the store.
+func (s *Store) content(img *Image, onFetch func(oci.Descriptor, int64)) *content {
+	c := &content{store: s, from: map[string]string{}, onFetch: onFetch}
+	for _, l := range img.Layers {
+		if l.Blob != nil && l.From != "" {
+			c.from[string(l.Blob.Digest)] = l.From
+		}
+	}
+	return c
+}
+
+// Fetch implements oci.Source.
+func (c *content) Fetch(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) {
+	r, err := c.store.blobs.Fetch(ctx, d)
+	if !errors.Is(err, oci.ErrNotFound) {
+		return r, err
+	}
+	ref := c.from[string(d.Digest)]
+	if ref == "" {
+		return nil, err
+	}
+	if err := c.fetch(ctx, ref, d); err != nil {
+		return nil, fmt.Errorf("fetch layer %s of %s: %w", d.Digest, ref, err)
+	}
+	return c.store.blobs.Fetch(ctx, d)
+}
+
+func (c *content) fetch(ctx context.Context, ref string, d oci.Descriptor) error {
+	from, _, err := c.store.remote(ref)
+	if err != nil {
+		return err
+	}
+	r, err := from.Fetch(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return c.store.blobs.Put(ctx, d, &countingReader{r: r, d: d, on: c.onFetch})
+}
+
+// countingReader tells how far a blob has come.
+type countingReader struct {
+	r  io.Reader
+	d  oci.Descriptor
+	on func(oci.Descriptor, int64)
+	n  int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.on != nil {
+		c.on(c.d, c.n)
+	}
+	return n, err
+}

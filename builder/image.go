@@ -1,0 +1,115 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"builder/oci"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// image puts together what the steps made: the config that the plan foresaw, with
+// the diff IDs and times that are known now. It keeps the config's bytes in the store.
+func (b *build) image(ctx context.Context) (*Image, error) {
+	layers, created, err := b.layers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config := b.graph.Image
+	config.RootFS.Type = "layers"
+	config.RootFS.DiffIDs = make([]digest.Digest, 0, len(layers))
+	for _, l := range layers {
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.DiffID)
+	}
+	config.History = slices.Clone(config.History)
+	if err := b.date(&config, created); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	desc := oci.NewDescriptor(ocispec.MediaTypeImageConfig, data)
+	if err := b.store.blobs.Put(ctx, desc, bytes.NewReader(data)); err != nil {
+		return nil, err
+	}
+	img := &Image{Config: desc, Platform: config.Platform, Layers: layers}
+	if config.Created != nil {
+		img.Created = *config.Created
+	}
+	return img, nil
+}
+
+// layers are those of the result, bottom first, and when each of those above the
+// base was made.
+func (b *build) layers(ctx context.Context) (layers []Layer, created []time.Time, err error) {
+	for s := b.graph.Result; s != nil; s = s.Parent {
+		res := b.results[s.Index]
+		if err := res.wait(ctx); err != nil {
+			return nil, nil, err
+		}
+		if res.image != nil {
+			base := slices.Clone(res.image.Layers)
+			slices.Reverse(layers)
+			slices.Reverse(created)
+			return append(base, layers...), created, nil
+		}
+		layers = append(layers, res.layer)
+		created = append(created, res.created)
+	}
+	slices.Reverse(layers)
+	slices.Reverse(created)
+	return layers, created, nil
+}
+
+// date fills in the times of the image and of its new history rows: when the row's
+// layer was made; for rows without a layer, the time of the one that follows, else of
+// the one before. An epoch replaces them all. The base's rows stay as they are.
+func (b *build) date(config *oci.Image, created []time.Time) error {
+	epoch, err := parseEpoch(b.epoch)
+	if err != nil {
+		return err
+	}
+	rows := config.History[b.graph.BaseHistory:]
+	last := lastTime(config.History[:b.graph.BaseHistory])
+	next := 0
+	for i := range rows {
+		var t *time.Time
+		switch {
+		case epoch != nil:
+			t = epoch
+		case next < len(created):
+			t = &created[next]
+		default:
+			t = last
+		}
+		rows[i].Created, last = t, t
+		if !rows[i].EmptyLayer {
+			next++
+		}
+	}
+	if next != len(created) {
+		return fmt.Errorf("the history has %d rows with a layer, the build made %d layers", next, len(created))
+	}
+	config.Created = last
+	if epoch != nil {
+		config.Created = epoch
+	}
+	return nil
+}
+
+// lastTime is the latest time that a base's history tells.
+func lastTime(rows []ocispec.History) (last *time.Time) {
+	for i := range rows {
+		if t := rows[i].Created; t != nil && (last == nil || t.After(*last)) {
+			last = t
+		}
+	}
+	return last
+}

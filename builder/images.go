@@ -1,0 +1,277 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"builder/oci"
+	"builder/oci/name"
+	"builder/snapshot"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Image is the record of an image in the store.
+type Image struct {
+	// Name is the canonical reference; "" for an image that was given none.
+	Name string `json:"name,omitempty"`
+	// Config names the image config in the store's blobs. Its digest is the image's ID.
+	Config oci.Descriptor `json:"config"`
+	// Manifest is the one the image came with; nil when it was built here, because
+	// then the encoding of its layers is chosen when it leaves.
+	Manifest *oci.Descriptor `json:"manifest,omitempty"`
+	Platform oci.Platform    `json:"platform"`
+	// Created is what the config says; zero if it says nothing.
+	Created time.Time `json:"created,omitzero"`
+	// Layers are bottom first, as in the config's rootfs.
+	Layers []Layer `json:"layers"`
+}
+
+// Layer is one layer of an image and where its bytes can be had.
+type Layer struct {
+	// DiffID is the sha256 of the plain tar.
+	DiffID digest.Digest `json:"diffID"`
+	// Size of the plain tar in bytes; 0 when it is not known.
+	Size int64 `json:"size,omitempty"`
+	// Tree is the snapshot whose own directory the tar is packed from; "" for a layer
+	// that came as a blob.
+	Tree snapshot.ID `json:"tree,omitempty"`
+	// Epoch and Copied are the rule for times under which Tree was packed.
+	Epoch  string `json:"epoch,omitempty"`
+	Copied bool   `json:"copied,omitempty"`
+	// Blob is the encoding that the layer came with.
+	Blob *oci.Descriptor `json:"blob,omitempty"`
+	// From names the repository or layout that has Blob, while the store may not.
+	From string `json:"from,omitempty"`
+}
+
+// epoch is the SOURCE_DATE_EPOCH that the image was built with; "" for none.
+func (i *Image) epoch() string {
+	if len(i.Layers) == 0 {
+		return ""
+	}
+	return i.Layers[len(i.Layers)-1].Epoch
+}
+
+// ID is the digest of the image config.
+func (i *Image) ID() digest.Digest { return i.Config.Digest }
+
+// ShortID is the first twelve digits of the ID.
+func (i *Image) ShortID() string { return i.ID().Encoded()[:12] }
+
+// Bytes is the size of the layer's plain tar, or of the blob it came as when the
+// former was never seen.
+func (l *Layer) Bytes() int64 {
+	if l.Size == 0 && l.Blob != nil {
+		return l.Blob.Size
+	}
+	return l.Size
+}
+
+// Size is the bytes of all layers.
+func (i *Image) Size() (n int64) {
+	for k := range i.Layers {
+		n += i.Layers[k].Bytes()
+	}
+	return n
+}
+
+// Names returns the names of the image with that ID, sorted.
+func (s *Store) Names(id digest.Digest) ([]string, error) {
+	images, err := s.Images()
+	if err != nil {
+		return nil, err
+	}
+	names := []string{}
+	for _, img := range images {
+		if img.ID() == id && img.Name != "" {
+			names = append(names, img.Name)
+		}
+	}
+	return names, nil
+}
+
+// ErrNoImage is wrapped when the store has no image of that name.
+var ErrNoImage = errors.New("no such image")
+
+// imagePath is the record's file: a name from outside is hashed before it becomes one.
+func (s *Store) imagePath(name string, id digest.Digest) string {
+	if name == "" {
+		name = string(id)
+	}
+	return filepath.Join(s.root, "images", digest.FromString(name).Encoded()+".json")
+}
+
+// putImage writes the record, last of all that it names.
+func (s *Store) putImage(img *Image) error {
+	b, err := json.MarshalIndent(img, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(s.imagePath(img.Name, img.ID()), append(b, '\n'))
+}
+
+// tempPrefix marks files that are being written.
+const tempPrefix = ".new-"
+
+// writeFile writes beside and renames, so that a reader meets the old file or the new.
+func writeFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// named returns the image recorded under exactly this canonical name.
+func (s *Store) named(canonical string) (*Image, error) {
+	b, err := os.ReadFile(s.imagePath(canonical, ""))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", canonical, ErrNoImage)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseImage(b)
+}
+
+func parseImage(b []byte) (*Image, error) {
+	img := &Image{}
+	d := json.NewDecoder(bytes.NewReader(b))
+	if err := d.Decode(img); err != nil {
+		return nil, fmt.Errorf("image record: %w", err)
+	}
+	if err := img.Config.Digest.Validate(); err != nil {
+		return nil, fmt.Errorf("image record: config: %w", err)
+	}
+	return img, nil
+}
+
+// Images returns the records of all images, by name. A damaged record is left out
+// and named in the error beside the others.
+func (s *Store) Images() ([]*Image, error) {
+	paths, err := filepath.Glob(filepath.Join(s.root, "images", "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var images []*Image
+	var errs []error
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			var img *Image
+			if img, err = parseImage(b); err == nil {
+				images = append(images, img)
+				continue
+			}
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", p, err))
+	}
+	sort.Slice(images, func(i, j int) bool {
+		if images[i].Name != images[j].Name {
+			return images[i].Name < images[j].Name
+		}
+		return images[i].ID() < images[j].ID()
+	})
+	return images, errors.Join(errs...)
+}
+
+// Image finds an image by name, by ID or by the beginning of an ID that no other
+// image has. ErrNoImage when there is none.
+func (s *Store) Image(ref string) (*Image, error) {
+	parsed, nameErr := name.Parse(ref)
+	if nameErr == nil {
+		if img, err := s.named(parsed.String()); !errors.Is(err, ErrNoImage) {
+			return img, err
+		}
+	}
+	img, err := s.byID(ref)
+	if img != nil || err != nil {
+		return img, err
+	}
+	if nameErr != nil {
+		return nil, nameErr
+	}
+	return nil, fmt.Errorf("%s: %w", ref, ErrNoImage)
+}
+
+// byID finds the one image whose ID begins with prefix; nil when none does.
+func (s *Store) byID(prefix string) (*Image, error) {
+	prefix = strings.TrimPrefix(prefix, "sha256:")
+	if len(prefix) < 4 || strings.Trim(prefix, "0123456789abcdef") != "" {
+		return nil, nil
+	}
+	images, _ := s.Images()
+	var found *Image
+	for _, img := range images {
+		if !strings.HasPrefix(img.ID().Encoded(), prefix) {
+			continue
+		}
+		if found != nil && found.ID() != img.ID() {
+			return nil, fmt.Errorf("%s: several images begin so; give more digits", prefix)
+		}
+		found = img
+	}
+	return found, nil
+}
+
+// ConfigOf reads the config of an image of the store.
+func (s *Store) ConfigOf(ctx context.Context, img *Image) (oci.Image, error) {
+	data, err := oci.ReadAll(ctx, s.blobs, img.Config, oci.MaxConfig)
+	if err != nil {
+		return oci.Image{}, fmt.Errorf("config of image %s: %w", img.shown(), err)
+	}
+	return oci.ParseConfig(data)
+}
+
+// Tag gives an image one more name.
+func (s *Store) Tag(ref, newName string) error {
+	img, err := s.Image(ref)
+	if err != nil {
+		return err
+	}
+	to, err := name.Parse(newName)
+	if err != nil {
+		return err
+	}
+	if to.Digest != "" {
+		return fmt.Errorf("tag %s: a name given to an image cannot hold a digest", newName)
+	}
+	tagged := *img
+	tagged.Name = to.String()
+	return s.putImage(&tagged)
+}
+
+// Remove takes a name away from an image, or the image that has none. Its bytes stay
+// until Prune finds that nothing needs them. It returns what was removed.
+func (s *Store) Remove(ctx context.Context, ref string) (*Image, error) {
+	img, err := s.Image(ref)
+	if err != nil {
+		return nil, err
+	}
+	if img.Name != "" {
+		if err := s.blobs.Untag(ctx, img.Name); err != nil && !errors.Is(err, oci.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return img, os.Remove(s.imagePath(img.Name, img.ID()))
+}

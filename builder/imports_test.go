@@ -1,0 +1,106 @@
+package builder_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// edges is which room may import which, by path below the module. Adding an edge is a
+// decision; its reason belongs into the commit that adds it.
+var edges = map[string][]string{
+	"overlay":  {},
+	"snapshot": {"overlay"},
+
+	"oci":          {},
+	"oci/name":     {},
+	"oci/layer":    {"oci", "overlay"},
+	"oci/layout":   {"oci"},
+	"oci/archive":  {"oci"},
+	"oci/registry": {"oci", "oci/name"},
+	// What the tests of the four above have in common.
+	"oci/ocitest": {"oci"},
+	// What the tests of overlay and oci/layer have in common.
+	"overlay/overlaytest": {"overlay"},
+
+	"builder/dockerfile": {},
+	"builder/plan":       {"builder/dockerfile", "oci", "oci/name"},
+	"builder/sched":      {},
+	"builder/cache":      {"oci/layer", "snapshot"},
+	"builder/progress":   {},
+	// A context and a stage's tree are read through the same eyes.
+	"builder/buildctx": {"overlay"},
+	"builder/copier":   {"overlay"},
+	"builder/sandbox":  {"overlay", "builder/sandbox/*"},
+	// Parts of the sandbox that can be understood alone.
+	"builder/sandbox/*": {"overlay", "builder/sandbox/*"},
+
+	"builder": {"overlay", "snapshot", "oci", "oci/*", "builder/*"},
+	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/progress", "builder/sandbox",
+		// Flags that name a registry's options, a kind of archive or an image.
+		"oci", "oci/archive", "oci/name", "oci/registry"},
+}
+
+// TestImports holds every package to its edges. Tests may import what they like.
+func TestImports(t *testing.T) {
+	root := ".."
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() && (e.Name() == "testdata" || strings.HasPrefix(e.Name(), ".") && path != root) {
+			return filepath.SkipDir
+		}
+		if e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		checkFile(t, root, path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkFile(t *testing.T, root, path string) {
+	f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := filepath.Rel(root, filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed, known := lookUp(dir)
+	if !known {
+		t.Errorf("%s: package %s is not in the table of rooms", path, dir)
+		return
+	}
+	for _, i := range f.Imports {
+		to, ours := strings.CutPrefix(strings.Trim(i.Path.Value, `"`), "builder/")
+		if ours && !slices.ContainsFunc(allowed, func(pattern string) bool { return match(pattern, to) }) {
+			t.Errorf("%s: %s must not import %s", path, dir, to)
+		}
+	}
+}
+
+func lookUp(dir string) ([]string, bool) {
+	if a, ok := edges[dir]; ok {
+		return a, true
+	}
+	for pattern, a := range edges {
+		if match(pattern, dir) {
+			return a, true
+		}
+	}
+	return nil, false
+}
+
+func match(pattern, dir string) bool {
+	below, wild := strings.CutSuffix(pattern, "/*")
+	return pattern == dir || wild && strings.HasPrefix(dir, below+"/")
+}

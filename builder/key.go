@@ -1,0 +1,95 @@
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+
+	"builder/builder/cache"
+	"builder/builder/plan"
+
+	"github.com/containerd/platforms"
+)
+
+// key lists everything that the result of a step depends on, save the content of the
+// tree it rests on, which may not be known yet. What is not listed here must not
+// change a result: arguments that the step cannot see, proxies, times, the order of
+// other stages, limits on memory and processors.
+func (b *build) key(ctx context.Context, s *plan.Step) (*cache.Inputs, error) {
+	in := &cache.Inputs{}
+	in.Add("platform", platforms.FormatAll(s.Platform))
+	switch op := s.Op.(type) {
+	case *plan.Run:
+		b.runKey(in, op)
+	case *plan.Copy:
+		return in, b.copyKey(ctx, s, in, op)
+	case *plan.Mkdir:
+		in.Add("directory", op.Path)
+		in.Add("user", op.User)
+	default:
+		return nil, fmt.Errorf("a step of kind %T has no key", op)
+	}
+	return in, nil
+}
+
+func (b *build) runKey(in *cache.Inputs, op *plan.Run) {
+	in.Add("command", canonical(op.Args))
+	for _, kv := range op.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		in.Add("variable "+k, v)
+	}
+	in.Add("working directory", op.Dir)
+	in.Add("user", op.User)
+	in.Add("network", op.Network)
+	in.Add("hostname", op.Hostname)
+	for _, f := range op.Files {
+		in.Add("script "+f.Name, fmt.Sprintf("%o %s", f.Mode, f.Data))
+	}
+	for _, u := range b.o.Sandbox.Limits.Ulimits {
+		in.Add("ulimit "+u.Name, fmt.Sprintf("%d:%d", u.Soft, u.Hard))
+	}
+	for _, h := range b.o.Sandbox.Hosts {
+		in.Add("host "+h.Name, "") // where it points to is the machine's affair
+	}
+}
+
+func (b *build) copyKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op *plan.Copy) error {
+	in.Add("sources", canonical(rooted(op.Paths)))
+	for _, f := range op.Inline {
+		in.Add("heredoc "+f.Name, fmt.Sprintf("%o %s", f.Mode, f.Data))
+	}
+	in.Add("destination", op.Dest)
+	in.Add("--chown", op.Chown)
+	in.Add("--chmod", op.Chmod)
+	in.Add("unpack", fmt.Sprint(op.Unpack))
+	if len(op.Paths) == 0 {
+		return nil
+	}
+	sum, files, err := b.filesRead(ctx, s, op)
+	if err != nil {
+		return err
+	}
+	in.Add(cache.FilesInput, string(sum))
+	in.Files = files
+	return nil
+}
+
+// rooted writes paths that mean the same alike.
+func rooted(paths []string) []string {
+	out := make([]string, len(paths))
+	for i, p := range paths {
+		out[i] = path.Join("/", p)
+	}
+	return out
+}
+
+// canonical writes a list so that no two different ones look alike.
+func canonical(list []string) string {
+	b, err := json.Marshal(list)
+	if err != nil {
+		panic(err) // a slice of strings always has a JSON form
+	}
+	return string(b)
+}

@@ -1,0 +1,172 @@
+// Package builder is where the rooms meet: it builds a Dockerfile's step graph into
+// an image in a store, and moves images between the store and everywhere else.
+//
+// The way of a build is Build -> plan -> (*build).step for each step -> an Image
+// record. The package decides what happens in which order; how a file is copied, a
+// command is contained, a directory becomes a tar or bytes reach a registry is known
+// to the packages it calls. It neither parses flags nor exits.
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"builder/builder/cache"
+	"builder/oci/layout"
+	"builder/oci/registry"
+	"builder/snapshot"
+
+	"golang.org/x/sys/unix"
+)
+
+// storeFormat is the version of the store's layout on disk. A store of a newer one
+// is refused.
+const storeFormat = 1
+
+// Store is everything that outlives a build: images, bytes, trees, records.
+//
+//	format     the version of this layout
+//	images/    name -> image record
+//	blobs/, index.json, oci-layout   an OCI image layout
+//	trees/     snapshots
+//	cache/     key -> record
+//	memo/      what is costly to compute again: context digests, encodings known
+type Store struct {
+	root  string
+	trees *snapshot.Store
+	cache *cache.Cache
+	blobs *layout.Layout
+	lock  *os.File
+	net   registry.Options
+}
+
+// OpenStore opens the store in root, creating it when there is none, and removes what
+// dead processes left unfinished. Registries are reached as net says. The store is
+// shared with other processes; only Prune wants it alone.
+func OpenStore(root string, net registry.Options) (*Store, error) {
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	s, err := openStore(abs, net)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", abs, err)
+	}
+	return s, nil
+}
+
+func openStore(root string, net registry.Options) (s *Store, err error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, err
+	}
+	if err := checkFormat(root); err != nil {
+		return nil, err
+	}
+	s = &Store{root: root, net: net}
+	if s.lock, err = openLock(filepath.Join(root, "lock")); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	for _, dir := range []string{"images", "memo"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if s.trees, err = snapshot.Open(filepath.Join(root, "trees")); err != nil {
+		return nil, err
+	}
+	if s.cache, err = cache.Open(filepath.Join(root, "cache")); err != nil {
+		return nil, err
+	}
+	if s.blobs, err = layout.Create(root, layout.Options{}); err != nil {
+		return nil, err
+	}
+	return s, s.sweep()
+}
+
+// checkFormat reads the format file and writes it into a new store.
+func checkFormat(root string) error {
+	path := filepath.Join(root, "format")
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newFormat(root, path)
+	}
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return fmt.Errorf("%s does not hold a version; is this a store of builder?", path)
+	}
+	if n > storeFormat {
+		return fmt.Errorf("it has format %d, this program knows formats up to %d: use a newer builder or another --root", n, storeFormat)
+	}
+	return nil
+}
+
+// newFormat makes an empty directory a store. Any other directory is somebody else's.
+func newFormat(root, path string) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		// Another process may be doing the same; a file system has its lost+found.
+		if n := e.Name(); n != "lost+found" && !strings.HasPrefix(n, tempPrefix) {
+			if _, err := os.Stat(path); err == nil {
+				return nil
+			}
+			return fmt.Errorf("it is not empty and no store of builder; choose another --root")
+		}
+	}
+	return writeFile(path, fmt.Appendf(nil, "%d\n", storeFormat))
+}
+
+// openLock opens the lock file and shares it with all other users of the store.
+func openLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
+	}
+	return f, nil
+}
+
+// alone waits for nobody: it takes the store for this process only, or says that
+// others are using it.
+func (s *Store) alone() error {
+	err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("store %s: another builder is using it; try again when it has ended", s.root)
+	}
+	return err
+}
+
+// sweep removes what dead processes left unfinished.
+func (s *Store) sweep() error {
+	if _, err := s.trees.Sweep(); err != nil {
+		return err
+	}
+	_, err := s.blobs.Sweep(0)
+	return err
+}
+
+// Root is the directory of the store; it is also an OCI image layout.
+func (s *Store) Root() string { return s.root }
+
+// Close lets go of the store.
+func (s *Store) Close() error { return s.lock.Close() }
+
+func (s *Store) memo() string { return filepath.Join(s.root, "memo") }
