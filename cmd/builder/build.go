@@ -1,0 +1,326 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"builder/builder"
+	"builder/builder/dockerfile"
+	"builder/builder/plan"
+	"builder/builder/progress"
+	"builder/oci/name"
+
+	"github.com/spf13/cobra"
+)
+
+// buildFlags are the flags of `builder build`, named as docker buildx names them.
+type buildFlags struct {
+	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow []string
+	file, target, platform, network, progress, iidFile, metadataFile string
+	noCache, pull, push, explain, quiet                              bool
+	jobs                                                             int
+
+	net     netFlags
+	sandbox sandboxFlags
+	refused refusedFlags
+}
+
+func newBuild(g *global) *cobra.Command {
+	f := &buildFlags{}
+	c := &cobra.Command{
+		Use:   "build [flags] CONTEXT",
+		Short: "Build an image from a Dockerfile",
+		Args:  args(1, 1, "one argument, the directory that COPY reads (often .)"),
+		RunE: func(c *cobra.Command, args []string) error {
+			return runBuild(c.Context(), g, f, args[0])
+		},
+	}
+	fl := c.Flags()
+	fl.StringArrayVarP(&f.tags, "tag", "t", nil, "`name[:tag]` of the image; may be repeated")
+	fl.StringVarP(&f.file, "file", "f", "", "`path` of the Dockerfile, - for standard input (default CONTEXT/Dockerfile)")
+	fl.StringVar(&f.target, "target", "", "`stage` to build (default the last)")
+	fl.StringArrayVar(&f.buildArgs, "build-arg", nil, "`NAME=VALUE` of an ARG, or NAME to take the value from the environment")
+	fl.StringArrayVar(&f.contexts, "build-context", nil, "`NAME=SOURCE` that FROM and --from may name: a directory, oci-layout://DIR[:TAG] or docker-image://REF")
+	fl.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` added to the image")
+	fl.StringVar(&f.platform, "platform", "", "`os/arch[/variant]` of the image (default this machine's)")
+	fl.BoolVar(&f.noCache, "no-cache", false, "run every step")
+	fl.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run every step of these `stages`")
+	fl.BoolVar(&f.pull, "pull", false, "ask the registry for base images even if the store has them")
+	fl.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=oci|docker|tar|local|image,dest=PATH,…`; may be repeated")
+	fl.BoolVar(&f.push, "push", false, "push the image under each of its names")
+	fl.StringVar(&f.network, "network", "default", "`network` of RUN: default, none or host")
+	fl.StringSliceVar(&f.allow, "allow", nil, "grant an `entitlement`: network.host")
+	fl.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
+	fl.StringVar(&f.metadataFile, "metadata-file", "", "write what was made to this `file`, as JSON")
+	fl.StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
+	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print the image ID only")
+	fl.BoolVar(&f.explain, "explain", false, "tell for each step that was not cached what changed")
+	fl.IntVarP(&f.jobs, "jobs", "j", 0, "`number` of steps at the same time (default the CPUs, at least 2)")
+	f.net.register(c)
+	f.sandbox.register(c)
+	f.refused.register(c, "secret", "ssh", "cache-from", "cache-to", "annotation", "load", "check", "call", "sbom", "provenance", "attest",
+		"builder", "cgroup-parent", "squash")
+	return c
+}
+
+// runBuild builds, then sends the result wherever the flags say.
+func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
+	if err := f.refused.check(); err != nil {
+		return err
+	}
+	outputs, err := f.parseOutputs()
+	if err != nil {
+		return usageError{err}
+	}
+	o, err := f.options(g, dir)
+	if err != nil {
+		return err
+	}
+	net, err := f.net.options()
+	if err != nil {
+		return err
+	}
+	return g.withStore(ctx, net, func(ctx context.Context, s *builder.Store) error {
+		if f.quiet {
+			f.progress = "quiet"
+		}
+		p, err := g.newProgress(f.progress)
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		o.Progress = p
+		return f.buildAndSend(ctx, g, s, o, outputs)
+	})
+}
+
+// buildAndSend builds and does everything that is asked of the result.
+func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Store, o builder.BuildOptions, outputs []builder.Output) error {
+	for _, out := range outputs {
+		o.Names = append(o.Names, out.Names...)
+	}
+	if f.push && len(o.Names) == 0 {
+		return usagef("--push needs a name: -t REGISTRY/NAME[:TAG]")
+	}
+	res, err := s.Build(ctx, o)
+	if err != nil {
+		return err
+	}
+	meta, err := f.send(ctx, g, s, res.Image, o, outputs)
+	if err != nil {
+		return err
+	}
+	if err := f.writeFiles(res.Image, meta); err != nil {
+		return err
+	}
+	o.Progress.Close() // what nobody reads is lost; the image is there
+	f.summarise(g.err, s, o, res)
+	if !toStdout(outputs) {
+		fmt.Fprintln(g.out, res.Image.ID())
+	}
+	return nil
+}
+
+// send exports to every output and pushes every name. It returns what the metadata
+// file tells of that.
+func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img *builder.Image, o builder.BuildOptions, outputs []builder.Output) (map[string]any, error) {
+	meta := map[string]any{"containerimage.config.digest": img.ID()}
+	if len(o.Names) > 0 {
+		meta["image.name"] = strings.Join(o.Names, ",")
+	}
+	manifest := builder.ManifestOptions{Encoding: builder.DefaultEncoding}
+	push := f.push
+	for _, out := range outputs {
+		if err := s.Export(ctx, img, out, g.out, o.Progress); err != nil {
+			return nil, err
+		}
+		if out.Type == "image" {
+			manifest = out.ManifestOptions
+			push = push || out.Push
+		}
+	}
+	if !push {
+		return meta, nil
+	}
+	for _, n := range o.Names {
+		desc, err := s.Push(ctx, img.ID().String(), n, manifest, o.Progress)
+		if err != nil {
+			return nil, err
+		}
+		meta["containerimage.digest"] = desc.Digest
+		meta["containerimage.descriptor"] = desc
+	}
+	return meta, nil
+}
+
+func (f *buildFlags) writeFiles(img *builder.Image, meta map[string]any) error {
+	if f.iidFile != "" {
+		if err := os.WriteFile(f.iidFile, []byte(img.ID()), 0o644); err != nil {
+			return fmt.Errorf("--iidfile: %w", err)
+		}
+	}
+	if f.metadataFile == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(meta, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(f.metadataFile, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("--metadata-file: %w", err)
+	}
+	return nil
+}
+
+func toStdout(outputs []builder.Output) bool {
+	for _, o := range outputs {
+		if o.Dest == "-" {
+			return true
+		}
+	}
+	return false
+}
+
+// summarise ends the build with what a user wants to know next.
+func (f *buildFlags) summarise(w io.Writer, s *builder.Store, o builder.BuildOptions, res *builder.Result) {
+	if f.quiet || f.progress == string(progress.Quiet) || f.progress == string(progress.RawJSON) {
+		return
+	}
+	for _, warning := range res.Warnings {
+		fmt.Fprintln(w, warningLine(warning))
+	}
+	shown := res.Image.ShortID()
+	if len(o.Names) > 0 {
+		shown = strings.Join(o.Names, ", ")
+	}
+	fmt.Fprintf(w, "built %s in %s: %d of %d steps run; kept in %s\n",
+		shown, res.Took.Round(time.Millisecond), res.Ran, res.Steps, s.Root())
+}
+
+func warningLine(warning dockerfile.Warning) string {
+	line := "warning: "
+	if warning.Rule != "" {
+		line += warning.Rule + ": "
+	}
+	line += warning.Message
+	if warning.Range.Start > 0 {
+		line += fmt.Sprintf(" (line %d)", warning.Range.Start)
+	}
+	return line
+}
+
+func (f *buildFlags) parseOutputs() ([]builder.Output, error) {
+	var outputs []builder.Output
+	for _, v := range f.outputs {
+		o, err := builder.ParseOutput(v)
+		if err != nil {
+			return nil, err
+		}
+		outputs = append(outputs, o)
+	}
+	return outputs, nil
+}
+
+// options turns flags into build options.
+func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error) {
+	o := builder.BuildOptions{
+		Context: dir, Dockerfile: f.file, Stdin: g.in, Names: f.tags, NoCache: f.noCache, NoCacheFilter: f.noCacheFilter,
+		Pull: f.pull, Explain: f.explain, Jobs: f.jobs, Epoch: os.Getenv("SOURCE_DATE_EPOCH"),
+	}
+	if err := checkContext(dir); err != nil {
+		return o, err
+	}
+	for _, t := range f.tags {
+		if _, err := name.Parse(t); err != nil {
+			return o, usageError{fmt.Errorf("-t: %w", err)}
+		}
+	}
+	p, err := f.planOptions()
+	if err != nil {
+		return o, err
+	}
+	o.Plan = p
+	o.Sandbox, err = f.sandbox.options(f.net.ca)
+	return o, err
+}
+
+// checkContext refuses kinds of context that are not supported yet, by name.
+func checkContext(dir string) error {
+	switch {
+	case dir == "-":
+		return usagef("a context on standard input is not supported yet; use a directory, with -f - for the Dockerfile alone")
+	case strings.Contains(dir, "://") || strings.HasPrefix(dir, "git@"):
+		return usagef("%s: a remote context is not supported yet; fetch it and use the directory", dir)
+	}
+	st, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("build context: %w", err)
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("build context %s: not a directory", dir)
+	}
+	return nil
+}
+
+func (f *buildFlags) planOptions() (plan.Options, error) {
+	o := plan.Options{
+		Target: f.target, Network: f.network, Allow: f.allow, BuildPlatform: hostPlatform(),
+		BuildArgs: buildArgs(f.buildArgs, os.LookupEnv),
+	}
+	var err error
+	if strings.Contains(f.platform, ",") {
+		return o, usagef("--platform %s: several platforms are not supported yet", f.platform)
+	}
+	if f.platform != "" {
+		if o.Platform, err = parsePlatform(f.platform); err != nil {
+			return o, err
+		}
+	}
+	if o.Labels, err = pairs("--label", f.labels, true); err != nil {
+		return o, err
+	}
+	if o.Contexts, err = pairs("--build-context", f.contexts, false); err != nil {
+		return o, err
+	}
+	switch f.network {
+	case "", "default", "none", "host":
+		return o, nil
+	}
+	return o, usagef("--network %s: it must be default, none or host", f.network)
+}
+
+// buildArgs reads --build-arg values. A name alone takes its value from the
+// environment; if that has none, it stays nil.
+func buildArgs(values []string, lookup func(string) (string, bool)) map[string]*string {
+	out := map[string]*string{}
+	for _, v := range values {
+		k, val, ok := strings.Cut(v, "=")
+		if !ok {
+			val, ok = lookup(k)
+		}
+		out[k] = nil
+		if ok {
+			out[k] = &val
+		}
+	}
+	return out
+}
+
+// pairs reads KEY=VALUE flags.
+func pairs(flag string, values []string, emptyOK bool) (map[string]string, error) {
+	out := map[string]string{}
+	for _, v := range values {
+		k, val, ok := strings.Cut(v, "=")
+		if !ok && !emptyOK || k == "" {
+			return nil, usageError{fmt.Errorf("%s %s: %w", flag, v, errors.New("it must be NAME=VALUE"))}
+		}
+		out[k] = val
+	}
+	return out, nil
+}
