@@ -99,7 +99,7 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.record(img, names); err != nil {
+	if err := s.record(ctx, img, names); err != nil {
 		return nil, err
 	}
 	return &Result{
@@ -125,13 +125,13 @@ func canonicalNames(names []string) ([]string, error) {
 }
 
 // record keeps img under every name; the first stays in img.
-func (s *Store) record(img *Image, names []string) error {
+func (s *Store) record(ctx context.Context, img *Image, names []string) error {
 	if len(names) == 0 {
 		names = []string{""}
 	}
 	for _, n := range slices.Backward(names) {
 		img.Name = n
-		if err := s.putImage(img); err != nil {
+		if err := s.putImage(ctx, img); err != nil {
 			return err
 		}
 	}
@@ -268,7 +268,7 @@ func (b *build) run(ctx context.Context) error {
 		for _, need := range b.needs(s) {
 			tasks[i].Needs = append(tasks[i].Needs, need.Index)
 		}
-		tasks[i].Do = func(ctx context.Context) error { return b.report(b.step(ctx, s), s) }
+		tasks[i].Do = func(ctx context.Context) error { return b.report(ctx, b.step(ctx, s), s) }
 	}
 	err := sched.Run(b.packs.ctx, b.jobs(), tasks)
 	if err != nil {

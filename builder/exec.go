@@ -77,13 +77,12 @@ func (s *Store) find(ctx context.Context, ref string, platform oci.Platform) (*I
 		return nil, err
 	}
 	img.Name = n.String()
-	return img, s.putImage(img)
+	return img, s.putImage(ctx, img)
 }
 
 // beginRun starts a draft over the image's tree.
 func (s *Store) beginRun(ctx context.Context, img *Image, p *progress.Printer) (*snapshot.Draft, error) {
-	ui := p.Step("unpack " + img.shown())
-	tree, err := s.unpackImage(ctx, img, ui)
+	tree, err := s.unpackImage(ctx, img, p)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -111,14 +112,42 @@ func (s *Store) imagePath(name string, id digest.Digest) string {
 	return filepath.Join(s.root, "images", digest.FromString(name).Encoded()+".json")
 }
 
-// putImage writes the record, last of all that it names.
-func (s *Store) putImage(img *Image) error {
+// putImage writes the record, last of all that it names. The layout forgets the name if
+// it stood for another image.
+func (s *Store) putImage(ctx context.Context, img *Image) error {
 	b, err := json.MarshalIndent(img, "", "  ")
 	if err != nil {
 		return err
 	}
+	if err := s.dropStaleName(ctx, img); err != nil {
+		return err
+	}
 	return writeFile(s.imagePath(img.Name, img.ID()), append(b, '\n'))
 }
+
+// dropStaleName takes the image's name out of the layout if it names another image.
+func (s *Store) dropStaleName(ctx context.Context, img *Image) error {
+	if img.Name == "" {
+		return nil
+	}
+	desc, err := s.blobs.Resolve(ctx, img.Name)
+	if errors.Is(err, oci.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if parts, err := oci.Children(ctx, s.blobs, desc); err == nil && slices.ContainsFunc(parts, img.isConfig) {
+		return nil
+	}
+	err = s.blobs.Untag(ctx, img.Name)
+	if errors.Is(err, oci.ErrNotFound) {
+		return nil // another process was quicker
+	}
+	return err
+}
+
+func (i *Image) isConfig(d oci.Descriptor) bool { return d.Digest == i.ID() }
 
 // tempPrefix marks files that are being written.
 const tempPrefix = ".new-"
@@ -244,7 +273,7 @@ func (s *Store) ConfigOf(ctx context.Context, img *Image) (oci.Image, error) {
 }
 
 // Tag gives an image one more name.
-func (s *Store) Tag(ref, newName string) error {
+func (s *Store) Tag(ctx context.Context, ref, newName string) error {
 	img, err := s.Image(ref)
 	if err != nil {
 		return err
@@ -258,7 +287,7 @@ func (s *Store) Tag(ref, newName string) error {
 	}
 	tagged := *img
 	tagged.Name = to.String()
-	return s.putImage(&tagged)
+	return s.putImage(ctx, &tagged)
 }
 
 // Remove takes a name away from an image, or the image that has none. Its bytes stay

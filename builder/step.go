@@ -234,14 +234,16 @@ func (b *build) layerOf(s *plan.Step, rec *cache.Record, l cache.Layer) Layer {
 }
 
 // report ends the step on the screen and gives its error the place in the Dockerfile.
-func (b *build) report(err error, s *plan.Step) error {
+// A step that was told to stop has no error of its own.
+func (b *build) report(ctx context.Context, err error, s *plan.Step) error {
 	if err == nil {
 		return nil
 	}
-	b.ui[s.Index].Fail(err)
-	if errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		b.ui[s.Index].Fail(errors.New("canceled"))
 		return err
 	}
+	b.ui[s.Index].Fail(err)
 	return b.file.At(s.Range, err)
 }
 
@@ -289,6 +291,6 @@ func (b *build) tree(ctx context.Context, s *plan.Step) (snapshot.ID, error) {
 		return res.tree, nil
 	}
 	return res.unpack(func() (snapshot.ID, error) {
-		return b.store.unpackImage(ctx, res.image, b.ui[s.Index])
+		return b.store.unpackImage(ctx, res.image, b.o.Progress)
 	})
 }

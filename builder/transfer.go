@@ -46,7 +46,7 @@ func (s *Store) pull(ctx context.Context, n name.Ref, platform oci.Platform, ui 
 	if err := s.blobs.Tag(ctx, *img.Manifest, img.Name); err != nil {
 		return nil, err
 	}
-	return img, s.putImage(img)
+	return img, s.putImage(ctx, img)
 }
 
 // show draws the movement of blobs as a step's transfers.
@@ -279,5 +279,5 @@ func (s *Store) adopt(ctx context.Context, e oci.Entry, platform oci.Platform) (
 			return nil, err
 		}
 	}
-	return img, s.putImage(img)
+	return img, s.putImage(ctx, img)
 }

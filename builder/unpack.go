@@ -37,7 +37,7 @@ func (s *Store) base(ctx context.Context, ref plan.Ref, pull bool) (*Image, erro
 	}
 	if n, err := name.Parse(ref.Name); err == nil {
 		img.Name = n.String()
-		return img, s.putImage(img)
+		return img, s.putImage(ctx, img)
 	}
 	return img, nil
 }
@@ -78,14 +78,28 @@ func (i *Image) treeOf(n int) snapshot.ID {
 
 // unpackImage returns the tree of an image: the snapshots of the layers that are
 // there, and of those that are not, made now.
-func (s *Store) unpackImage(ctx context.Context, img *Image, ui *progress.Step) (snapshot.ID, error) {
+func (s *Store) unpackImage(ctx context.Context, img *Image, p *progress.Printer) (snapshot.ID, error) {
 	done := len(img.Layers)
 	for done > 0 && !s.trees.Has(img.treeOf(done)) {
 		done--
 	}
-	src := s.content(img, func(d oci.Descriptor, n int64) {
-		ui.Transfer(d.Digest.Encoded()[:12], n, d.Size)
-	})
+	if done == len(img.Layers) {
+		return img.treeOf(done), nil
+	}
+	ui := p.Step("unpack " + img.shown())
+	ui.Start()
+	tree, err := s.unpackFrom(ctx, img, done, ui)
+	if err != nil {
+		ui.Fail(err)
+		return "", err
+	}
+	ui.Done("")
+	return tree, nil
+}
+
+// unpackFrom makes the snapshots of all layers of img but the first done.
+func (s *Store) unpackFrom(ctx context.Context, img *Image, done int, ui *progress.Step) (snapshot.ID, error) {
+	src := s.content(img, fetching(ui))
 	if err := s.prefetch(ctx, src, img.Layers[done:]); err != nil {
 		return "", err
 	}

@@ -137,6 +137,9 @@ func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img 
 	manifest := builder.ManifestOptions{Encoding: builder.DefaultEncoding}
 	push := f.push
 	for _, out := range outputs {
+		if len(out.Names) == 0 {
+			out.Names = o.Names
+		}
 		if err := s.Export(ctx, img, out, g.out, o.Progress); err != nil {
 			return nil, err
 		}

@@ -15,8 +15,8 @@ func newTag(g *global) *cobra.Command {
 		Use: "tag IMAGE NAME[:TAG]", Short: "Give an image one more name",
 		Args: args(2, 2, "an image and a name"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return g.withStore(c.Context(), registry.Options{}, func(_ context.Context, s *builder.Store) error {
-				return s.Tag(args[0], args[1])
+			return g.withStore(c.Context(), registry.Options{}, func(ctx context.Context, s *builder.Store) error {
+				return s.Tag(ctx, args[0], args[1])
 			})
 		},
 	}

@@ -1,0 +1,205 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"builder/builder/progress"
+	"builder/oci"
+	"builder/oci/archive"
+	"builder/oci/layer"
+	"builder/oci/layout"
+	"builder/oci/name"
+	"builder/overlay"
+)
+
+// export is one image on its way to one place outside the store.
+type export struct {
+	Output
+	store    *Store
+	img      *Image
+	stdout   io.Writer
+	progress *progress.Printer
+	ui       *progress.Step
+}
+
+// Export writes the image to where o says; the outputs that are no file and no
+// directory need nothing. stdout is what a dest of "-" means. A file is written whole or
+// not at all, and a directory that was not there before is removed when it fails.
+func (s *Store) Export(ctx context.Context, img *Image, o Output, stdout io.Writer, p *progress.Printer) error {
+	if o.Dest == "" {
+		return nil
+	}
+	e := &export{Output: o, store: s, img: img, stdout: stdout, progress: p, ui: p.Step("export " + o.Type + " to " + o.Dest)}
+	e.ui.Start()
+	if err := e.run(ctx); err != nil {
+		err = fmt.Errorf("export to %s: %w", o.Dest, err)
+		e.ui.Fail(err)
+		return err
+	}
+	e.ui.Done("")
+	return nil
+}
+
+func (e *export) run(ctx context.Context) error {
+	switch {
+	case e.Type == "local":
+		return newDir(e.Dest, func() error { return e.tree(ctx) })
+	case e.Dir:
+		return newDir(e.Dest, func() error { return e.layout(ctx) })
+	case e.Dest == "-":
+		return e.stream(ctx, e.stdout)
+	}
+	return WriteBeside(e.Dest, func(w io.Writer) error { return e.stream(ctx, w) })
+}
+
+// stream writes the forms that are one file.
+func (e *export) stream(ctx context.Context, w io.Writer) error {
+	if e.Type == "tar" {
+		return e.tar(ctx, w)
+	}
+	src, desc, err := e.manifest(ctx)
+	if err != nil {
+		return err
+	}
+	entries, err := e.entries(desc)
+	if err != nil {
+		return err
+	}
+	kind := archive.OCI
+	if e.Type == "docker" {
+		kind = archive.Docker
+	}
+	return archive.Write(ctx, w, kind, src, entries)
+}
+
+func (e *export) manifest(ctx context.Context) (oci.Source, oci.Descriptor, error) {
+	src := e.store.content(e.img, fetching(e.ui))
+	desc, err := e.store.manifest(ctx, src, e.img, e.ManifestOptions)
+	return src, desc, err
+}
+
+// fetching draws blobs that come from outside as transfers of a step.
+func fetching(ui *progress.Step) func(oci.Descriptor, int64) {
+	return func(d oci.Descriptor, n int64) { ui.Transfer(d.Digest.Encoded()[:12], n, d.Size) }
+}
+
+// entries lists the manifest once for each of its names, or once without one.
+func (e *export) entries(desc oci.Descriptor) ([]oci.Entry, error) {
+	if len(e.Names) == 0 {
+		return []oci.Entry{{Ref: e.img.Name, Desc: desc}}, nil
+	}
+	var out []oci.Entry
+	for _, n := range e.Names {
+		ref, err := name.Parse(n)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, oci.Entry{Ref: ref.String(), Desc: desc})
+	}
+	return out, nil
+}
+
+// layout writes a directory that is an OCI image layout, or adds to one.
+func (e *export) layout(ctx context.Context) error {
+	src, desc, err := e.manifest(ctx)
+	if err != nil {
+		return err
+	}
+	entries, err := e.entries(desc)
+	if err != nil {
+		return err
+	}
+	dst, err := layout.Create(e.Dest, layout.Options{})
+	if err != nil {
+		return err
+	}
+	if err := oci.Copy(ctx, dst, src, desc, oci.CopyOptions{OnBlob: show(e.ui)}); err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := tagLayout(ctx, dst, entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tagLayout names an image in a layout as BuildKit does: by its tag, with the full
+// name beside it.
+func tagLayout(ctx context.Context, dst *layout.Layout, e oci.Entry) error {
+	if e.Ref == "" {
+		return dst.Tag(ctx, e.Desc, "")
+	}
+	n, err := name.Parse(e.Ref)
+	if err != nil {
+		return err
+	}
+	e.Desc.Annotations = map[string]string{"io.containerd.image.name": n.String()}
+	return dst.Tag(ctx, e.Desc, n.Tag)
+}
+
+func (e *export) stack(ctx context.Context) (overlay.Stack, error) {
+	tree, err := e.store.unpackImage(ctx, e.img, e.progress)
+	if err != nil {
+		return nil, err
+	}
+	return e.store.trees.Stack(tree)
+}
+
+// tar writes the image's tree as one tar.
+func (e *export) tar(ctx context.Context, w io.Writer) error {
+	stack, err := e.stack(ctx)
+	if err != nil {
+		return err
+	}
+	epoch, err := parseEpoch(e.img.epoch())
+	if err != nil {
+		return err
+	}
+	_, err = layer.PackTree(ctx, w, stack, layer.Times{Epoch: epoch})
+	return err
+}
+
+// tree writes the image's tree as files.
+func (e *export) tree(ctx context.Context) error {
+	stack, err := e.stack(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(e.Dest, 0o755); err != nil {
+		return err
+	}
+	return layer.ExportTree(ctx, stack, e.Dest)
+}
+
+// newDir removes what write made of a directory that was not there, if it fails.
+func newDir(path string, write func() error) error {
+	_, statErr := os.Lstat(path)
+	err := write()
+	if err != nil && errors.Is(statErr, fs.ErrNotExist) {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	return err
+}
+
+// WriteBeside makes the file at path whole or not at all.
+func WriteBeside(path string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	err = errors.Join(write(f), f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
