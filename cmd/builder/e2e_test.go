@@ -99,8 +99,8 @@ type project struct {
 }
 
 var projects = []project{
-	{name: "go-service", flags: goFlags(), source: "main.go", old: "package main", new: "package main // changed", above: 9},
-	{name: "python-app", source: "recipes.yaml", old: "flour", new: "rye flour", above: 2},
+	{name: "go-service", flags: goFlags(), source: "main.go", old: "package main", new: "package main // changed", above: 10},
+	{name: "python-app", source: "recipes.yaml", old: "flour", new: "rye flour", above: 3},
 	{name: "node-app", source: "server.js", old: "which span?", new: "what span?", above: 7},
 }
 
