@@ -121,8 +121,10 @@ func refName(d oci.Descriptor) string { return d.Annotations[ocispec.AnnotationR
 // The content that had the name before stays in the index only under its other
 // names. Without a ref the content is listed under no name.
 func (l *Layout) Tag(ctx context.Context, d oci.Descriptor, ref string) error {
-	if err := checkName(ref); err != nil {
-		return err
+	if ref != "" {
+		if err := checkName(ref); err != nil {
+			return err
+		}
 	}
 	has, err := l.Has(ctx, d)
 	if err != nil {
@@ -153,7 +155,7 @@ func (l *Layout) Tag(ctx context.Context, d oci.Descriptor, ref string) error {
 // checkName refuses names that would break a listing.
 func checkName(ref string) error {
 	bad := func(r rune) bool { return r <= ' ' || r == 0x7f || r == 0xfffd }
-	if len(ref) > maxName || strings.ContainsFunc(ref, bad) {
+	if ref == "" || len(ref) > maxName || strings.ContainsFunc(ref, bad) {
 		return fmt.Errorf("name %.100q cannot stand in an image layout", ref)
 	}
 	return nil

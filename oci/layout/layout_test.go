@@ -123,10 +123,18 @@ func TestResolve(t *testing.T) {
 	if err != nil || len(entries) != 1 || entries[0].Ref != "docker.io/library/app:2" || entries[0].Desc.Platform == nil {
 		t.Errorf("Tags: %v, %v", entries, err)
 	}
-	for _, bad := range []string{"", "a b", "a\nb", strings.Repeat("a", 2000)} {
+	for _, bad := range []string{"a b", "a\nb", strings.Repeat("a", 2000)} {
 		if err := l.Tag(ctx, root, bad); err == nil {
 			t.Errorf("name %q was accepted", bad)
 		}
+	}
+	for range 2 {
+		if err := l.Tag(ctx, root, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if entries, err := l.Tags(ctx); err != nil || len(entries) != 2 || entries[0].Ref != "" {
+		t.Errorf("listed twice without a name: %v, %v", entries, err)
 	}
 }
 
