@@ -31,8 +31,12 @@ type BuildOptions struct {
 	// Dockerfile is its path, "-" for Stdin; "" is Dockerfile in Context.
 	Dockerfile string
 	Stdin      io.Reader
-	// Plan is the target, build arguments, labels, platform and named contexts.
+	// Plan is the target, build arguments, labels and named contexts. Its platform is
+	// taken from Platforms.
 	Plan plan.Options
+	// Platforms of the image; none is this machine's, or what the base image has. For
+	// several the image is an index of as many.
+	Platforms []oci.Platform
 	// Names are given to the image; canonical or familiar references.
 	Names []string
 	// NoCache runs every step; NoCacheFilter those of the stages named.
@@ -95,7 +99,7 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 	if err := b.run(ctx); err != nil {
 		return nil, err
 	}
-	img, err := b.image(ctx)
+	img, err := b.images(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -103,9 +107,39 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 		return nil, err
 	}
 	return &Result{
-		Image: img, Steps: len(b.graph.Steps), Ran: int(b.ran.Load()),
-		Took: time.Since(start), Warnings: b.graph.Warnings,
+		Image: img, Steps: len(b.steps), Ran: int(b.ran.Load()),
+		Took: time.Since(start), Warnings: b.warnings(),
 	}, nil
+}
+
+// images puts together the image of each platform; the first holds the others.
+func (b *build) images(ctx context.Context) (*Image, error) {
+	var first *Image
+	for _, g := range b.graphs {
+		img, err := b.image(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		if first == nil {
+			first = img
+			continue
+		}
+		first.Others = append(first.Others, img)
+	}
+	return first, nil
+}
+
+// warnings are those of all graphs, each once.
+func (b *build) warnings() []dockerfile.Warning {
+	var all []dockerfile.Warning
+	for _, g := range b.graphs {
+		for _, w := range g.Warnings {
+			if !slices.Contains(all, w) {
+				all = append(all, w)
+			}
+		}
+	}
+	return all
 }
 
 // canonicalNames checks the names before anything is built.
@@ -193,34 +227,46 @@ func readCapped(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxDockerfile+1))
 }
 
-// plan fetches the configs of the base images that the target needs, and makes the
-// step graph.
+// plan makes the step graph of each platform, and one list of all their steps.
 func (b *build) plan(ctx context.Context) error {
+	wanted := b.o.Platforms
+	if len(wanted) == 0 {
+		wanted = []oci.Platform{{}}
+	}
 	b.bases = map[plan.Ref]*Image{}
-	known := map[plan.Ref]*plan.Image{}
-	for {
-		needs, err := plan.Refs(b.file, b.o.Plan, known)
+	for _, p := range wanted {
+		o := b.o.Plan
+		o.Platform, o.MultiPlatform = p, len(wanted) > 1
+		g, err := b.planFor(ctx, o)
 		if err != nil {
 			return err
 		}
-		if len(needs) == 0 {
-			break
-		}
-		if err := b.resolve(ctx, needs, known); err != nil {
-			return err
-		}
+		b.graphs = append(b.graphs, g)
 	}
-	graph, err := plan.New(b.file, b.o.Plan, known)
-	if err != nil {
-		return err
-	}
-	b.graph = graph
-	b.epoch = graph.Epoch
-	if b.epoch == "" {
+	b.steps = merge(b.graphs)
+	if b.epoch = b.graphs[0].Epoch; b.epoch == "" {
 		b.epoch = b.o.Epoch
 	}
-	_, err = parseEpoch(b.epoch)
+	_, err := parseEpoch(b.epoch)
 	return err
+}
+
+// planFor fetches the configs of the base images that one platform's target needs, and
+// makes its graph.
+func (b *build) planFor(ctx context.Context, o plan.Options) (*plan.Graph, error) {
+	known := map[plan.Ref]*plan.Image{}
+	for {
+		needs, err := plan.Refs(b.file, o, known)
+		if err != nil {
+			return nil, err
+		}
+		if len(needs) == 0 {
+			return plan.New(b.file, o, known)
+		}
+		if err := b.resolve(ctx, needs, known); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // resolve looks up several base images at the same time.
@@ -263,8 +309,8 @@ func (b *build) run(ctx context.Context) error {
 	defer cancel(nil)
 	b.packs = newPacks(ctx)
 	b.start()
-	tasks := make([]sched.Task, len(b.graph.Steps))
-	for i, s := range b.graph.Steps {
+	tasks := make([]sched.Task, len(b.steps))
+	for i, s := range b.steps {
 		for _, need := range b.needs(s) {
 			tasks[i].Needs = append(tasks[i].Needs, need.Index)
 		}

@@ -179,8 +179,36 @@ func (s *Store) remember(diffID digest.Digest, e Encoding, d oci.Descriptor) err
 }
 
 // manifest returns the manifest under which img leaves the store: the one it came
-// with, or one over its layers in an encoding. All that it names is in src then.
+// with, or one over its layers in an encoding; for several platforms an index of them.
+// All that it names is in src then.
 func (s *Store) manifest(ctx context.Context, src oci.Source, img *Image, o ManifestOptions) (oci.Descriptor, error) {
+	if len(img.Others) == 0 {
+		return s.manifestOf(ctx, src, img, o)
+	}
+	index := oci.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	for _, one := range img.All() {
+		d, err := s.manifestOf(ctx, src, one, o)
+		if err != nil {
+			return d, err
+		}
+		d.Platform = &one.Platform
+		index.Manifests = append(index.Manifests, d)
+	}
+	return s.putDocument(ctx, ocispec.MediaTypeImageIndex, index)
+}
+
+// putDocument keeps a manifest or index of our own making.
+func (s *Store) putDocument(ctx context.Context, mediaType string, v any) (oci.Descriptor, error) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return oci.Descriptor{}, err
+	}
+	d := oci.NewDescriptor(mediaType, data)
+	return d, s.blobs.Put(ctx, d, bytes.NewReader(data))
+}
+
+// manifestOf is manifest for one platform.
+func (s *Store) manifestOf(ctx context.Context, src oci.Source, img *Image, o ManifestOptions) (oci.Descriptor, error) {
 	if img.Manifest != nil && !o.Encoding.Force && len(o.Annotations) == 0 {
 		return *img.Manifest, nil
 	}
@@ -202,13 +230,9 @@ func (s *Store) manifest(ctx context.Context, src oci.Source, img *Image, o Mani
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: config, Layers: layers, Annotations: o.Annotations,
 	}
-	data, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return oci.Descriptor{}, err
-	}
-	d := oci.NewDescriptor(ocispec.MediaTypeImageManifest, data)
+	d, err := s.putDocument(ctx, ocispec.MediaTypeImageManifest, m)
 	d.Platform = &img.Platform
-	return d, s.blobs.Put(ctx, d, bytes.NewReader(data))
+	return d, err
 }
 
 // ManifestOptions say how an image leaves the store.

@@ -66,8 +66,14 @@ func (s *Store) Run(ctx context.Context, ref string, o RunOptions) error {
 // find is Image, and then a look where the name points.
 func (s *Store) find(ctx context.Context, ref string, platform oci.Platform) (*Image, error) {
 	img, err := s.Image(ref)
+	if err == nil {
+		if one := img.For(platform); one != nil {
+			return one, nil
+		}
+		return img, nil // emulated, if the machine can
+	}
 	if !errors.Is(err, ErrNoImage) {
-		return img, err
+		return nil, err
 	}
 	n, nameErr := name.Parse(ref)
 	if nameErr != nil {
@@ -77,7 +83,7 @@ func (s *Store) find(ctx context.Context, ref string, platform oci.Platform) (*I
 		return nil, err
 	}
 	img.Name = n.String()
-	return img, s.putImage(ctx, img)
+	return img, s.addPlatform(ctx, img)
 }
 
 // beginRun starts a draft over the image's tree.

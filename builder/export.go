@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"builder/builder/progress"
 	"builder/oci"
@@ -16,6 +17,8 @@ import (
 	"builder/oci/layout"
 	"builder/oci/name"
 	"builder/overlay"
+
+	"github.com/containerd/platforms"
 )
 
 // export is one image on its way to one place outside the store.
@@ -144,8 +147,8 @@ func tagLayout(ctx context.Context, dst *layout.Layout, e oci.Entry) error {
 	return dst.Tag(ctx, e.Desc, n.Tag)
 }
 
-func (e *export) stack(ctx context.Context) (overlay.Stack, error) {
-	tree, err := e.store.unpackImage(ctx, e.img, e.progress)
+func (e *export) stack(ctx context.Context, img *Image) (overlay.Stack, error) {
+	tree, err := e.store.unpackImage(ctx, img, e.progress)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +157,10 @@ func (e *export) stack(ctx context.Context) (overlay.Stack, error) {
 
 // tar writes the image's tree as one tar.
 func (e *export) tar(ctx context.Context, w io.Writer) error {
-	stack, err := e.stack(ctx)
+	if len(e.img.Others) > 0 {
+		return errors.New("a tar holds the tree of one platform; use type=local or type=oci for several")
+	}
+	stack, err := e.stack(ctx, e.img)
 	if err != nil {
 		return err
 	}
@@ -166,16 +172,26 @@ func (e *export) tar(ctx context.Context, w io.Writer) error {
 	return err
 }
 
-// tree writes the image's tree as files.
+// tree writes the image's tree as files; several platforms go to a directory each,
+// named "linux_arm64".
 func (e *export) tree(ctx context.Context) error {
-	stack, err := e.stack(ctx)
-	if err != nil {
-		return err
+	for _, img := range e.img.All() {
+		dest := e.Dest
+		if len(e.img.Others) > 0 {
+			dest = filepath.Join(dest, strings.ReplaceAll(platforms.Format(img.Platform), "/", "_"))
+		}
+		stack, err := e.stack(ctx, img)
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(dest, 0o755); err != nil {
+			return err
+		}
+		if err := layer.ExportTree(ctx, stack, dest); err != nil {
+			return err
+		}
 	}
-	if err := os.MkdirAll(e.Dest, 0o755); err != nil {
-		return err
-	}
-	return layer.ExportTree(ctx, stack, e.Dest)
+	return nil
 }
 
 // newDir removes what write made of a directory that was not there, if it fails.

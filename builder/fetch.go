@@ -115,9 +115,11 @@ type content struct {
 // content returns the source of all that img needs to leave the store.
 func (s *Store) content(img *Image, onFetch func(oci.Descriptor, int64)) *content {
 	c := &content{store: s, from: map[string]string{}, onFetch: onFetch}
-	for _, l := range img.Layers {
-		if l.Blob != nil && l.From != "" {
-			c.from[string(l.Blob.Digest)] = l.From
+	for _, one := range img.All() {
+		for _, l := range one.Layers {
+			if l.Blob != nil && l.From != "" {
+				c.from[string(l.Blob.Digest)] = l.From
+			}
 		}
 	}
 	return c

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"builder/builder/plan"
 	"builder/oci"
 
 	"github.com/opencontainers/go-digest"
@@ -16,19 +17,19 @@ import (
 
 // image puts together what the steps made: the config that the plan foresaw, with
 // the diff IDs and times that are known now. It keeps the config's bytes in the store.
-func (b *build) image(ctx context.Context) (*Image, error) {
-	layers, created, err := b.layers(ctx)
+func (b *build) image(ctx context.Context, g *plan.Graph) (*Image, error) {
+	layers, created, err := b.layers(ctx, g.Result)
 	if err != nil {
 		return nil, err
 	}
-	config := b.graph.Image
+	config := g.Image
 	config.RootFS.Type = "layers"
 	config.RootFS.DiffIDs = make([]digest.Digest, 0, len(layers))
 	for _, l := range layers {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.DiffID)
 	}
 	config.History = slices.Clone(config.History)
-	if err := b.date(&config, created); err != nil {
+	if err := b.date(&config, g.BaseHistory, created); err != nil {
 		return nil, err
 	}
 	data, err := json.Marshal(config)
@@ -46,10 +47,10 @@ func (b *build) image(ctx context.Context) (*Image, error) {
 	return img, nil
 }
 
-// layers are those of the result, bottom first, and when each of those above the
+// layers are those of a step's tree, bottom first, and when each of those above the
 // base was made.
-func (b *build) layers(ctx context.Context) (layers []Layer, created []time.Time, err error) {
-	for s := b.graph.Result; s != nil; s = s.Parent {
+func (b *build) layers(ctx context.Context, s *plan.Step) (layers []Layer, created []time.Time, err error) {
+	for ; s != nil; s = s.Parent {
 		res := b.results[s.Index]
 		if err := res.wait(ctx); err != nil {
 			return nil, nil, err
@@ -71,13 +72,13 @@ func (b *build) layers(ctx context.Context) (layers []Layer, created []time.Time
 // date fills in the times of the image and of its new history rows: when the row's
 // layer was made; for rows without a layer, the time of the one that follows, else of
 // the one before. An epoch replaces them all. The base's rows stay as they are.
-func (b *build) date(config *oci.Image, created []time.Time) error {
+func (b *build) date(config *oci.Image, base int, created []time.Time) error {
 	epoch, err := parseEpoch(b.epoch)
 	if err != nil {
 		return err
 	}
-	rows := config.History[b.graph.BaseHistory:]
-	last := lastTime(config.History[:b.graph.BaseHistory])
+	rows := config.History[base:]
+	last := lastTime(config.History[:base])
 	next := 0
 	for i := range rows {
 		var t *time.Time

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"builder/builder/plan"
 	"builder/oci"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -41,10 +40,10 @@ func TestDates(t *testing.T) {
 		"an epoch":         {epoch: "7", base: base, kinds: "el", created: []time.Time{*at(10)}, want: []int64{7, 7}},
 		"nothing is known": {kinds: "e", want: []int64{-1}},
 	} {
-		b := &build{epoch: c.epoch, graph: &plan.Graph{BaseHistory: len(c.base)}}
+		b := &build{epoch: c.epoch}
 		config := oci.Image{}
 		config.History = append(slices.Clone(c.base), rows(c.kinds)...)
-		if err := b.date(&config, c.created); err != nil {
+		if err := b.date(&config, len(c.base), c.created); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
@@ -66,10 +65,10 @@ func TestDates(t *testing.T) {
 }
 
 func TestHistoryMustFitTheLayers(t *testing.T) {
-	b := &build{graph: &plan.Graph{}}
+	b := &build{}
 	config := oci.Image{}
 	config.History = rows("l")
-	if err := b.date(&config, nil); err == nil {
+	if err := b.date(&config, 0, nil); err == nil {
 		t.Error("a row with a layer that nobody made was accepted")
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"builder/oci/name"
 	"builder/snapshot"
 
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -35,6 +36,23 @@ type Image struct {
 	Created time.Time `json:"created,omitzero"`
 	// Layers are bottom first, as in the config's rootfs.
 	Layers []Layer `json:"layers"`
+	// Others are the images of the same name for other platforms.
+	Others []*Image `json:"others,omitempty"`
+}
+
+// All is the image and the Others.
+func (i *Image) All() []*Image { return append([]*Image{i}, i.Others...) }
+
+// For is the one of All that fits a platform best; nil if none does.
+func (i *Image) For(p oci.Platform) *Image {
+	match := platforms.Only(p)
+	var best *Image
+	for _, one := range i.All() {
+		if match.Match(one.Platform) && (best == nil || match.Less(one.Platform, best.Platform)) {
+			best = one
+		}
+	}
+	return best
 }
 
 // Layer is one layer of an image and where its bytes can be had.
@@ -94,7 +112,7 @@ func (s *Store) Names(id digest.Digest) ([]string, error) {
 	}
 	names := []string{}
 	for _, img := range images {
-		if img.ID() == id && img.Name != "" {
+		if slices.ContainsFunc(img.All(), func(one *Image) bool { return one.ID() == id }) && img.Name != "" {
 			names = append(names, img.Name)
 		}
 	}
@@ -137,7 +155,7 @@ func (s *Store) dropStaleName(ctx context.Context, img *Image) error {
 	if err != nil {
 		return err
 	}
-	if parts, err := oci.Children(ctx, s.blobs, desc); err == nil && slices.ContainsFunc(parts, img.isConfig) {
+	if parts, err := s.parts(ctx, desc); err == nil && slices.ContainsFunc(parts, img.isConfig) {
 		return nil
 	}
 	err = s.blobs.Untag(ctx, img.Name)
@@ -148,6 +166,43 @@ func (s *Store) dropStaleName(ctx context.Context, img *Image) error {
 }
 
 func (i *Image) isConfig(d oci.Descriptor) bool { return d.Digest == i.ID() }
+
+// parts is all that a manifest or index names, at every depth.
+func (s *Store) parts(ctx context.Context, root oci.Descriptor) ([]oci.Descriptor, error) {
+	children, err := oci.Children(ctx, s.blobs, root)
+	all := slices.Clone(children)
+	for _, d := range children {
+		if err != nil {
+			return nil, err
+		}
+		if oci.IsDocument(d.MediaType) {
+			var below []oci.Descriptor
+			below, err = s.parts(ctx, d)
+			all = append(all, below...)
+		}
+	}
+	return all, err
+}
+
+// addPlatform records an image beside those that its name has for other platforms.
+func (s *Store) addPlatform(ctx context.Context, img *Image) error {
+	s.imagesMu.Lock()
+	defer s.imagesMu.Unlock()
+	old, err := s.named(img.Name)
+	if errors.Is(err, ErrNoImage) {
+		return s.putImage(ctx, img)
+	}
+	if err != nil {
+		return err
+	}
+	same := platforms.OnlyStrict(img.Platform)
+	if same.Match(old.Platform) {
+		img.Others = old.Others
+		return s.putImage(ctx, img)
+	}
+	old.Others = append(slices.DeleteFunc(old.Others, func(o *Image) bool { return same.Match(o.Platform) }), img)
+	return s.putImage(ctx, old)
+}
 
 // tempPrefix marks files that are being written.
 const tempPrefix = ".new-"

@@ -90,7 +90,7 @@ func (s *Store) liveTrees(images []*Image, all bool) (drop []Garbage, live map[s
 			}
 		}
 	}
-	for _, img := range images {
+	for _, img := range everyPlatform(images) {
 		for n := range len(img.Layers) {
 			use(img.treeOf(n + 1))
 		}
@@ -134,16 +134,31 @@ func (s *Store) deadTrees(live map[snapshot.ID]bool) ([]Garbage, error) {
 	return items, nil
 }
 
+// everyPlatform lists the images of all platforms one by one.
+func everyPlatform(images []*Image) []*Image {
+	var all []*Image
+	for _, img := range images {
+		all = append(all, img.All()...)
+	}
+	return all
+}
+
 // deadBlobs are those that no image names and no encoding of an image's layer is.
 func (s *Store) deadBlobs(ctx context.Context, images []*Image) ([]Garbage, error) {
 	live := map[digest.Digest]bool{}
 	for _, img := range images {
+		if desc, err := s.blobs.Resolve(ctx, img.Name); err == nil {
+			live[desc.Digest] = true
+			parts, _ := s.parts(ctx, desc)
+			for _, d := range parts {
+				live[d.Digest] = true
+			}
+		}
+	}
+	for _, img := range everyPlatform(images) {
 		live[img.ID()] = true
 		if img.Manifest != nil {
 			live[img.Manifest.Digest] = true
-		}
-		if desc, err := s.blobs.Resolve(ctx, img.Name); err == nil {
-			live[desc.Digest] = true
 		}
 		for _, l := range img.Layers {
 			if l.Blob != nil {

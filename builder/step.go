@@ -27,7 +27,8 @@ type build struct {
 	file     *dockerfile.File
 	contexts map[string]*buildContext // "" is the main one
 	bases    map[plan.Ref]*Image
-	graph    *plan.Graph
+	graphs   []*plan.Graph // of each platform
+	steps    []*plan.Step  // of all graphs
 	epoch    string
 
 	results []*result        // by step index
@@ -44,8 +45,8 @@ type build struct {
 // start makes what each step of the graph needs.
 func (b *build) start() {
 	b.selected = map[int]*selection{}
-	b.slots = b.slotsOf(b.graph.Steps)
-	for _, s := range b.graph.Steps {
+	b.slots = b.slotsOf(b.steps)
+	for _, s := range b.steps {
 		b.results = append(b.results, newResult())
 		b.ui = append(b.ui, b.o.Progress.Step(s.Name))
 	}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"builder/builder/cache"
 	"builder/oci/layout"
@@ -43,6 +44,8 @@ type Store struct {
 	blobs *layout.Layout
 	lock  *os.File
 	net   registry.Options
+
+	imagesMu sync.Mutex // of those who read an image record, change it and write it
 }
 
 // OpenStore opens the store in root, creating it when there is none, and removes what

@@ -46,7 +46,7 @@ func (s *Store) pull(ctx context.Context, n name.Ref, platform oci.Platform, ui 
 	if err := s.blobs.Tag(ctx, *img.Manifest, img.Name); err != nil {
 		return nil, err
 	}
-	return img, s.putImage(ctx, img)
+	return img, s.addPlatform(ctx, img)
 }
 
 // show draws the movement of blobs as a step's transfers.
@@ -114,7 +114,7 @@ func (s *Store) nameInLayout(ctx context.Context, img *Image, desc oci.Descripto
 	if img.Name == "" {
 		return nil
 	}
-	parts, err := oci.Children(ctx, s.blobs, desc)
+	parts, err := s.parts(ctx, desc)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (s *Store) base(ctx context.Context, ref plan.Ref, pull bool) (*Image, erro
 	}
 	if n, err := name.Parse(ref.Name); err == nil {
 		img.Name = n.String()
-		return img, s.putImage(ctx, img)
+		return img, s.addPlatform(ctx, img)
 	}
 	return img, nil
 }
@@ -50,10 +50,10 @@ func (s *Store) local(ref string, platform oci.Platform) *Image {
 		return nil
 	}
 	img, err := s.named(n.String())
-	if err != nil || !platforms.Only(platform).Match(img.Platform) {
+	if err != nil {
 		return nil
 	}
-	return img
+	return img.For(platform)
 }
 
 func (i *Image) diffIDs() []digest.Digest {

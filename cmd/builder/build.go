@@ -21,10 +21,10 @@ import (
 
 // buildFlags are the flags of `builder build`, named as docker buildx names them.
 type buildFlags struct {
-	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow []string
-	file, target, platform, network, progress, iidFile, metadataFile string
-	noCache, pull, push, explain, quiet                              bool
-	jobs                                                             int
+	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms []string
+	file, target, network, progress, iidFile, metadataFile                      string
+	noCache, pull, push, explain, quiet                                         bool
+	jobs                                                                        int
 
 	net     netFlags
 	sandbox sandboxFlags
@@ -48,7 +48,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringArrayVar(&f.buildArgs, "build-arg", nil, "`NAME=VALUE` of an ARG, or NAME to take the value from the environment")
 	fl.StringArrayVar(&f.contexts, "build-context", nil, "`NAME=SOURCE` that FROM and --from may name: a directory, oci-layout://DIR[:TAG] or docker-image://REF")
 	fl.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` added to the image")
-	fl.StringVar(&f.platform, "platform", "", "`os/arch[/variant]` of the image (default this machine's)")
+	fl.StringSliceVar(&f.platforms, "platform", nil, "`os/arch[/variant]` of the image (default this machine's); several make an index")
 	fl.BoolVar(&f.noCache, "no-cache", false, "run every step")
 	fl.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run every step of these `stages`")
 	fl.BoolVar(&f.pull, "pull", false, "ask the registry for base images even if the store has them")
@@ -249,6 +249,13 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 		return o, err
 	}
 	o.Plan = p
+	for _, v := range f.platforms {
+		platform, err := parsePlatform(v)
+		if err != nil {
+			return o, err
+		}
+		o.Platforms = append(o.Platforms, platform)
+	}
 	o.Sandbox, err = f.sandbox.options(f.net.ca)
 	return o, err
 }
@@ -277,14 +284,6 @@ func (f *buildFlags) planOptions() (plan.Options, error) {
 		BuildArgs: buildArgs(f.buildArgs, os.LookupEnv),
 	}
 	var err error
-	if strings.Contains(f.platform, ",") {
-		return o, usagef("--platform %s: several platforms are not supported yet", f.platform)
-	}
-	if f.platform != "" {
-		if o.Platform, err = parsePlatform(f.platform); err != nil {
-			return o, err
-		}
-	}
 	if o.Labels, err = pairs("--label", f.labels, true); err != nil {
 		return o, err
 	}
