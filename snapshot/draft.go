@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ func (s *Store) Begin(parent ID) (*Draft, error) {
 		if err != nil {
 			return nil, errors.Join(err, d.Discard())
 		}
-		d.meta.Below = append([]ID{parent}, m.Below...)
+		d.meta.Below = m.parts(parent)
 	}
 	d.lower = lower
 	d.meta.Began = fileClock()
@@ -133,6 +134,10 @@ func (d *Draft) Commit(id ID) (ID, error) {
 			return "", err
 		}
 	}
+	var err error
+	if d.meta.Same, err = unchanged(d.Upper(), d.lower); err != nil {
+		return "", err
+	}
 	b, err := json.Marshal(d.meta)
 	if err != nil {
 		return "", err
@@ -149,6 +154,16 @@ func (d *Draft) Commit(id ID) (ID, error) {
 	}
 	d.ended = true
 	return id, d.lock.Close()
+}
+
+// unchanged reports whether upper changes nothing of lower.
+func unchanged(upper string, lower overlay.Stack) (bool, error) {
+	found := errors.New("found a change")
+	err := overlay.Changes(context.Background(), upper, lower, func(overlay.Change) error { return found })
+	if err == found {
+		return false, nil
+	}
+	return len(lower) > 0 && err == nil, err
 }
 
 // Discard removes the draft and what is in it.

@@ -60,6 +60,55 @@ func TestStackGrows(t *testing.T) {
 	}
 }
 
+// A snapshot without a change makes no tree deeper, however many there are.
+func TestSnapshotsWithoutAChangeAreLeftOut(t *testing.T) {
+	s, dir := open(t)
+	base := commit(t, s, "", "", "a")
+	tree := base
+	for range 5 {
+		d, err := s.Begin(tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tree, err = d.Commit(""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	top := commit(t, s, tree, "", "b")
+	again, err := snapshot.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[snapshot.ID]int{base: 1, tree: 1, top: 2} {
+		if stack, err := again.Stack(id); err != nil || len(stack) != want {
+			t.Errorf("%s: stack %v, %v; want %d directories", id, stack, err, want)
+		}
+	}
+	upper, lower, err := again.Layer(tree)
+	if err != nil || upper != filepath.Join(dir, string(tree), "fs") || len(lower) != 1 {
+		t.Errorf("its layer: %s over %v, %v", upper, lower, err)
+	}
+}
+
+func TestChangedRootCounts(t *testing.T) {
+	s, _ := open(t)
+	a := commit(t, s, "", "", "a")
+	d, err := s.Begin(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(d.Upper(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b, err := d.Commit("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stack, err := s.Stack(b); err != nil || len(stack) != 2 {
+		t.Errorf("a root with another mode was left out: %v, %v", stack, err)
+	}
+}
+
 func TestMissingBelowIsNotThere(t *testing.T) {
 	s, dir := open(t)
 	a := commit(t, s, "", "", "a")

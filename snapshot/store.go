@@ -46,8 +46,12 @@ func (id ID) valid() bool {
 
 // Meta is what a snapshot remembers about itself.
 type Meta struct {
-	// Below lists what the snapshot rests on, nearest first.
+	// Below lists what the snapshot rests on, nearest first, those left out that change
+	// nothing.
 	Below []ID `json:"below,omitempty"`
+	// Same says that the snapshot changes nothing of what it rests on: whatever rests on
+	// it can do without it.
+	Same bool `json:"same,omitempty"`
 	// Began is when its draft was begun, by the clock that stamps files.
 	Began time.Time `json:"began"`
 }
@@ -116,8 +120,20 @@ func (s *Store) Stack(id ID) (overlay.Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	stack := make(overlay.Stack, 0, 1+len(m.Below))
-	for _, part := range append([]ID{id}, m.Below...) {
+	return s.dirs(m.parts(id))
+}
+
+// parts are the snapshots whose directories make the tree of id, nearest first.
+func (m Meta) parts(id ID) []ID {
+	if m.Same {
+		return m.Below
+	}
+	return append([]ID{id}, m.Below...)
+}
+
+func (s *Store) dirs(ids []ID) (overlay.Stack, error) {
+	stack := make(overlay.Stack, 0, len(ids))
+	for _, part := range ids {
 		dir := s.fs(part)
 		var st unix.Stat_t
 		if err := unix.Lstat(dir, &st); err != nil {
@@ -130,12 +146,13 @@ func (s *Store) Stack(id ID) (overlay.Stack, error) {
 
 // Layer returns the one directory of id, and the stack it rests on.
 func (s *Store) Layer(id ID) (upper string, lower overlay.Stack, err error) {
-	stack, err := s.Stack(id)
+	m, err := s.Meta(id)
 	if err != nil {
 		return "", nil, err
 	}
-	if len(stack) == 0 {
-		return "", nil, fmt.Errorf("snapshot: the empty tree has no layer: %w", fs.ErrNotExist)
+	stack, err := s.dirs(append([]ID{id}, m.Below...))
+	if err != nil {
+		return "", nil, err
 	}
 	return stack[0], stack[1:], nil
 }
