@@ -1,0 +1,160 @@
+package cachemount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// draftPrefix marks directories that are no slots.
+const draftPrefix = "draft-"
+
+// create makes the slot at dir. Whoever wants the same one meanwhile waits, so that a seed is copied once.
+//
+// The lock is on the draft and the slot inside it: the slot is not locked when it appears.
+func (s *Store) create(ctx context.Context, r *Request, dir string) error {
+	d, err := takeDraft(ctx, filepath.Join(s.dir, draftPrefix+filepath.Base(dir)))
+	if err != nil {
+		return err
+	}
+	defer d.discard()
+	if _, err := os.Lstat(dir); err == nil {
+		return nil
+	}
+	if err := d.clear(); err != nil {
+		return err
+	}
+	fresh := filepath.Join(d.dir, "new")
+	if err := fill(ctx, r, fresh); err != nil {
+		return err
+	}
+	return os.Rename(fresh, dir)
+}
+
+// fill makes a whole slot in the new directory slot.
+func fill(ctx context.Context, r *Request, slot string) error {
+	if err := os.Mkdir(slot, 0o700); err != nil {
+		return err
+	}
+	dir := filepath.Join(slot, "fs")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := seedAndOwn(ctx, r, dir); err != nil {
+		return err
+	}
+	return writeSynced(filepath.Join(slot, "id"), r.ID)
+}
+
+// writeSynced writes a file that survives the rename of its directory and a crash of the machine after it.
+func writeSynced(name, content string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// seedAndOwn fills the empty directory dir and gives it mode and owner.
+func seedAndOwn(ctx context.Context, r *Request, dir string) error {
+	mode, uid, gid := uint32(0o755), r.UID, r.GID
+	if len(r.Seed) > 0 || r.SeedPath != "" {
+		st, err := seed(ctx, r, dir)
+		if err != nil {
+			return err
+		}
+		if mode = st.Mode; uid == 0 && gid == 0 {
+			uid, gid = st.Uid, st.Gid
+		}
+	}
+	if r.Mode != 0 {
+		mode = r.Mode
+	}
+	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
+		return err
+	}
+	if err := unix.Chmod(dir, mode&0o7777); err != nil {
+		return &fs.PathError{Op: "chmod", Path: dir, Err: err}
+	}
+	return nil
+}
+
+// draft is a directory of ours alone.
+type draft struct {
+	dir  string
+	lock *os.File
+}
+
+// takeDraft makes the draft dir, or takes over what a dead process left under that name. It waits for a living one.
+func takeDraft(ctx context.Context, dir string) (*draft, error) {
+	var wait pause
+	for {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		lock, err := lockDir(dir, unix.LOCK_EX)
+		switch {
+		case err == nil:
+			return &draft{dir, lock}, nil
+		case errors.Is(err, unix.EWOULDBLOCK):
+			err = wait.once(ctx)
+		case errors.Is(err, fs.ErrNotExist): // its owner is done with it
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// clear empties the draft.
+func (d *draft) clear() error {
+	entries, err := os.ReadDir(d.dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(d.dir, e.Name())))
+	}
+	return err
+}
+
+// discard removes the draft and lets go of it. What cannot be removed is left to Sweep.
+func (d *draft) discard() {
+	_ = os.RemoveAll(d.dir)
+	_ = d.lock.Close()
+}
+
+// lockDir locks the directory dir, LOCK_SH or LOCK_EX. It does not wait: the error is EWOULDBLOCK when another has it, and
+// fs.ErrNotExist when the name is gone or leads to another directory since.
+func lockDir(dir string, how int) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockOpen(f, dir, how); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
+}
+
+func lockOpen(f *os.File, dir string, how int) error {
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		return err
+	}
+	var held, named unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &held); err != nil {
+		return err
+	}
+	if err := unix.Lstat(dir, &named); err != nil {
+		return err
+	}
+	if held.Ino != named.Ino || held.Dev != named.Dev {
+		return fs.ErrNotExist
+	}
+	return nil
+}
