@@ -1,0 +1,108 @@
+// Package tarball turns a tar that somebody hands over into a directory: a build context on standard input, or one that
+// was downloaded. It also tells by the first bytes whether what was handed over is a tar at all.
+//
+// It does not know where the bytes come from, and nothing of Dockerfiles; how tars are unpacked without harm is the
+// business of package layer.
+package tarball
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"builder/oci/layer"
+	"builder/overlay"
+)
+
+// SniffLen is how many of the first bytes Sniff wants.
+const SniffLen = 1024
+
+// Defaults for Limits: far beyond any honest context, small enough for a disk.
+const (
+	DefaultMaxBytes   = 64 << 30
+	DefaultMaxEntries = 4 << 20
+)
+
+// Limits bounds what a tar may unpack to; zero is the default of each.
+type Limits struct {
+	MaxBytes   int64 // of the plain tar, and of all files together
+	MaxEntries int64 // files, directories and links
+}
+
+// Sniff tells by the first SniffLen bytes, or all if there are fewer, whether a stream is an archive: gzip, bzip2, xz and
+// zstd by their magic numbers, a plain tar by its first header. Whatever else it is, it is text.
+func Sniff(head []byte) bool {
+	for _, magic := range []string{"\x1f\x8b\x08", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return true
+		}
+	}
+	// A zstd stream may begin with a frame to be skipped (RFC 8878, 3.1.2).
+	if len(head) >= 8 && binary.LittleEndian.Uint32(head)&^0xf == 0x184d2a50 {
+		return true
+	}
+	_, err := tar.NewReader(bytes.NewReader(head)).Next()
+	return err == nil
+}
+
+// Unpack unpacks a tar, plain or compressed as Sniff knows it, into the empty directory dir. All files belong to the
+// caller, whatever the tar says. The tar is taken to be hostile: names that lead out of dir are refused, links are made
+// but never followed out of it, and what goes beyond the limits ends it. An error leaves dir half filled.
+func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) error {
+	if limits.MaxBytes == 0 {
+		limits.MaxBytes = DefaultMaxBytes
+	}
+	if limits.MaxEntries == 0 {
+		limits.MaxEntries = DefaultMaxEntries
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("unpack: directory %s is not empty", dir)
+	}
+	plain, kind, err := layer.DecompressAny(r)
+	if err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	b := &bounded{r: plain, left: limits.MaxBytes}
+	o := layer.ExtractOptions{
+		Dir:    ".",
+		Owner:  &layer.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())},
+		Limits: layer.Limits{MaxBytes: limits.MaxBytes, MaxEntries: limits.MaxEntries},
+	}
+	err = layer.Extract(ctx, b, dir, overlay.Stack{}, o)
+	if err == nil && !b.any {
+		err = errors.New("unpack: it is empty")
+	}
+	if err != nil && kind != "" {
+		err = fmt.Errorf("%w (compressed with %s)", err, kind)
+	}
+	return errors.Join(err, plain.Close())
+}
+
+// errTooLarge is what a bounded reader ends with.
+var errTooLarge = errors.New("the tar is larger than it may be")
+
+// bounded ends a stream that yields too much: zeros after the end of the archive count like any other bytes.
+type bounded struct {
+	r    io.Reader
+	left int64
+	any  bool
+}
+
+// Read implements io.Reader.
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	b.any = b.any || n > 0
+	if b.left -= int64(n); b.left < 0 {
+		return 0, errTooLarge
+	}
+	return n, err
+}
