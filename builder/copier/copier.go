@@ -35,6 +35,19 @@ type Request struct {
 	// the way take as well), symbolic ("u=rwX,go=rX") or "" for no change.
 	Chmod string
 
+	// Exclude keeps files of the sources out: patterns as in an ignore file (`**`, "!" takes back), below each source
+	// directory. A directory that a path selected is itself never kept out; a file is when a wildcard selected it and a
+	// pattern matches its name.
+	Exclude []string
+
+	// Parents keeps the directories of each path below Dest, with their metadata; what stands before the first "/./" is
+	// dropped. The rest of the path may hold `**`, selects as patterns of Exclude do, and follows no link.
+	Parents bool
+
+	// Link makes the result a layer of its own: nothing below it is read, no link followed, no directory's metadata
+	// kept. Where the tree below has something else under the same name, the layer's wins; directories merge.
+	Link bool
+
 	// Extract unpacks the local archives among the sources, as ADD does; nil copies them as they are. r yields the
 	// archive as it is stored, dir is an existing directory of the tree without links ("usr/src", "." for the root).
 	Extract func(ctx context.Context, r io.Reader, dir string) error
@@ -50,7 +63,11 @@ type Source struct {
 	// context are an accident of the host: neither kept nor digested.
 	Owned bool
 
-	// Exclude tells which clean paths are hidden; of a hidden directory, prune tells that nothing below is visible.
+	// Packed leaves the archives among the paths as they are, even if Request.Extract is set.
+	Packed bool
+
+	// Exclude tells which clean paths are hidden; of a hidden directory, prune tells that nothing below is visible. It is
+	// called from several goroutines, as Sum is.
 	Exclude func(path string, isDir bool) (hidden, prune bool)
 	// WhyHidden words what hides a path: `excluded by "*.md" in .dockerignore`.
 	WhyHidden func(path string) string
@@ -85,6 +102,9 @@ type entry struct {
 	data []byte        // content of an inline file
 	link string        // target of a symbolic link
 	kids []*entry      // of a directory, sorted by name
+
+	hollow bool // a directory that is not selected itself: nothing without kids
+	way    bool // a directory that only leads to what Parents or Exclude selected: if the tree has it, it keeps its owner
 }
 
 func (e *entry) isDir() bool { return e.node != nil && e.node.IsDir() }
@@ -95,22 +115,36 @@ func List(ctx context.Context, req Request) (*Listing, error) {
 	if err != nil {
 		return nil, err
 	}
+	skip, err := newPatterns(req.Exclude)
+	if err != nil {
+		return nil, fmt.Errorf("exclude: %w", err)
+	}
 	l := &Listing{req: req, chmod: chmod}
 	for i := range req.Sources {
-		s := selector{ctx: ctx, src: &req.Sources[i]}
-		for _, p := range s.src.Paths {
-			found, err := s.find(p)
-			if missing := new(NotFoundError); errors.As(err, &missing) {
-				return nil, err
-			}
-			if err != nil {
-				return nil, fmt.Errorf("select %q: %w", p, err)
-			}
-			l.matches = append(l.matches, found...)
+		if err := l.selectFrom(&selector{ctx: ctx, src: &req.Sources[i], skip: skip}); err != nil {
+			return nil, err
 		}
 	}
 	for _, f := range req.Inline {
 		l.matches = append(l.matches, &entry{name: base(f.Name), path: f.Name, data: f.Data})
 	}
 	return l, nil
+}
+
+func (l *Listing) selectFrom(s *selector) error {
+	find := s.find
+	if l.req.Parents {
+		find = s.findParents
+	}
+	for _, p := range s.src.Paths {
+		found, err := find(p)
+		if missing := new(NotFoundError); errors.As(err, &missing) {
+			return err
+		}
+		if err != nil {
+			return fmt.Errorf("select %q: %w", p, err)
+		}
+		l.matches = append(l.matches, found...)
+	}
+	return nil
 }

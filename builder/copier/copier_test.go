@@ -161,6 +161,9 @@ type rule struct {
 	want    string // the lines of show, joined by blanks
 	err     string
 	inline  []File
+	exclude []string
+	parents bool
+	link    bool
 }
 
 var rules = []rule{
@@ -231,23 +234,30 @@ var rules = []rule{
 	{name: "file over file", context: []string{"f a new"}, lower: []string{"f a old"}, paths: []string{"a"}, dest: "/", want: "a=new"},
 }
 
-func TestRules(t *testing.T) {
+func TestRules(t *testing.T) { testRules(t, rules) }
+
+func testRules(t *testing.T, rules []rule) {
 	needRoot(t)
 	for _, r := range rules {
-		t.Run(r.name, func(t *testing.T) {
-			req := Request{Sources: from(tree(t, r.context...), r.paths...), Inline: r.inline, Dest: r.dest, Dir: "/w"}
-			result, err := run(t, req, tree(t, r.lower...))
-			if r.err != "" {
-				if err == nil || !strings.Contains(err.Error(), r.err) {
-					t.Fatalf("error %v, want %q", err, r.err)
-				}
-				return
-			}
-			check(t, err)
-			if got := strings.Join(show(t, result), " "); got != r.want {
-				t.Errorf("tree\n got %s\nwant %s", got, r.want)
-			}
-		})
+		t.Run(r.name, func(t *testing.T) { r.test(t) })
+	}
+}
+
+func (r rule) test(t *testing.T) {
+	req := Request{
+		Sources: from(tree(t, r.context...), r.paths...), Inline: r.inline, Dest: r.dest, Dir: "/w",
+		Exclude: r.exclude, Parents: r.parents, Link: r.link,
+	}
+	result, err := run(t, req, tree(t, r.lower...))
+	if r.err != "" {
+		if err == nil || !strings.Contains(err.Error(), r.err) {
+			t.Fatalf("error %v, want %q", err, r.err)
+		}
+		return
+	}
+	check(t, err)
+	if got := strings.Join(show(t, result), " "); got != r.want {
+		t.Errorf("tree\n got %s\nwant %s", got, r.want)
 	}
 }
 

@@ -47,7 +47,7 @@ type target struct {
 	*Listing
 	root  int // upper, opened
 	upper string
-	lower overlay.Stack
+	lower overlay.Stack // what the copy may see below upper: nothing with Link
 	tree  overlay.Stack // upper and lower: what the tree shows
 }
 
@@ -55,6 +55,14 @@ func openTarget(upper string, lower overlay.Stack, l *Listing) (*target, error) 
 	fd, err := unix.Open(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open upper directory: %w", err)
+	}
+	if l.req.Link {
+		// The root is there whatever the layer: that it has the tree's metadata keeps it out of the layer's changes.
+		if err := overlay.CopyUpDirs(upper, lower, "."); err != nil {
+			unix.Close(fd)
+			return nil, fmt.Errorf("copy up /: %w", err)
+		}
+		lower = nil
 	}
 	tree := append(overlay.Stack{upper}, lower...)
 	return &target{Listing: l, root: fd, upper: upper, lower: lower, tree: tree}, nil

@@ -57,8 +57,12 @@ func TestExchangedSources(t *testing.T) {
 	}()
 	copied := 0
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
-		if exchanged(t, src) {
-			copied++
+		plain := Request{Sources: from(src, "d", "f"), Dest: "/x/"}
+		parents := Request{Sources: from(src, "./**/secret", "d/./sub/dir"), Dest: "/x/", Parents: true}
+		for _, req := range []Request{plain, parents} {
+			if exchanged(t, req) {
+				copied++
+			}
 		}
 	}
 	close(stop)
@@ -67,8 +71,8 @@ func TestExchangedSources(t *testing.T) {
 	untouched()
 }
 
-func exchanged(t *testing.T, src string) bool {
-	l, err := List(context.Background(), Request{Sources: from(src, "d", "f"), Dest: "/x/"})
+func exchanged(t *testing.T, req Request) bool {
+	l, err := List(context.Background(), req)
 	if err != nil {
 		return false
 	}

@@ -36,6 +36,7 @@ func foldTwo(first, second *entry, dest string) (*entry, error) {
 	}
 	merged := *second
 	merged.kids = kids
+	merged.way = first.way && second.way
 	return &merged, nil
 }
 

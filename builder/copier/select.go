@@ -19,34 +19,66 @@ const maxPath = unix.PathMax
 
 // selector finds what the paths of one source select.
 type selector struct {
-	ctx context.Context
-	src *Source
+	ctx  context.Context
+	src  *Source
+	skip *patterns // of Request.Exclude; nil when there are none
+}
+
+// place is a file of the source that a path leads to, links followed.
+type place struct {
+	node   *overlay.Node
+	path   string // as the path leads there
+	at     string // without links
+	hidden bool   // an excluded directory in which something may be visible
 }
 
 // find returns what one path selects: nothing for a wildcard that matches nothing, an error for a plain path that is
 // not there.
 func (s *selector) find(pattern string) ([]*entry, error) {
-	if len(pattern) > maxPath {
-		return nil, fmt.Errorf("path is longer than %d bytes", maxPath)
+	places, plain, err := s.places(pattern, clean(pattern))
+	if err != nil {
+		return nil, err
 	}
-	plain, wild := splitWildcards(clean(pattern))
-	if len(wild) == 0 {
-		e, err := s.one(pattern, plain)
-		if err != nil {
-			return nil, err
+	var found []*entry
+	for _, p := range places {
+		if !plain && !p.node.IsDir() && s.skip.matches(base(p.path)) {
+			continue
 		}
-		return []*entry{e}, nil
+		e, err := s.all(p)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(e.kids) > 0 || !p.hidden:
+			found = append(found, e)
+		case plain:
+			return nil, s.missing(pattern, p.path, nil)
+		}
+	}
+	return found, nil
+}
+
+// places returns the files that a clean path means, and whether it is without wildcards and so means just one. asked is
+// the path as written, for messages.
+func (s *selector) places(asked, p string) ([]place, bool, error) {
+	if len(asked) > maxPath {
+		return nil, false, fmt.Errorf("path is longer than %d bytes", maxPath)
+	}
+	plain, wild := splitWildcards(p)
+	if len(wild) == 0 {
+		found, err := s.one(asked, plain)
+		return []place{found}, true, err
 	}
 	for _, part := range wild {
 		if _, err := filepath.Match(part, ""); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	dir, at, err := s.src.Tree.Follow(plain)
 	if err != nil {
-		return nil, s.missing(pattern, plain, err)
+		return nil, false, s.missing(asked, plain, err)
 	}
-	return s.glob(nil, dir, at, wild)
+	places, err := s.glob(nil, dir, at, wild)
+	return places, false, err
 }
 
 // splitWildcards parts a clean path before its first component that has a wildcard.
@@ -74,7 +106,7 @@ func hasWildcard(s string) bool {
 
 // glob adds to found what the components wild match below dir, sorted. Links to directories are not followed on the
 // way, only as the last component.
-func (s *selector) glob(found []*entry, dir *overlay.Node, at string, wild []string) ([]*entry, error) {
+func (s *selector) glob(found []place, dir *overlay.Node, at string, wild []string) ([]place, error) {
 	if !dir.IsDir() {
 		return found, nil
 	}
@@ -102,8 +134,8 @@ func (s *selector) glob(found []*entry, dir *overlay.Node, at string, wild []str
 	return found, nil
 }
 
-func (s *selector) add(found []*entry, p string, hidden bool) ([]*entry, error) {
-	e, err := s.one(p, p)
+func (s *selector) add(found []place, p string, hidden bool) ([]place, error) {
+	one, err := s.one(p, p)
 	var missing *NotFoundError
 	if hidden && errors.As(err, &missing) {
 		return found, nil // an excluded directory with nothing re-included below
@@ -111,31 +143,27 @@ func (s *selector) add(found []*entry, p string, hidden bool) ([]*entry, error) 
 	if err != nil {
 		return nil, err
 	}
-	return append(found, e), nil
+	return append(found, one), nil
 }
 
-// one selects the file at a plain path, links followed. asked is the path as written, for messages.
-func (s *selector) one(asked, p string) (*entry, error) {
+// one finds the file at a plain path, links followed. asked is the path as written, for messages.
+func (s *selector) one(asked, p string) (place, error) {
 	node, at, err := s.src.Tree.Follow(p)
 	if err != nil {
-		return nil, s.missing(asked, p, err)
+		return place{}, s.missing(asked, p, err)
 	}
 	named, err := s.named(p)
 	if err != nil {
-		return nil, err
+		return place{}, err
 	}
 	hidden, prune := s.exclude(at, node.IsDir())
 	if !hidden && named != at {
 		hidden, prune = s.exclude(named, false)
 	}
 	if hidden && (prune || !node.IsDir()) {
-		return nil, s.missing(asked, p, nil)
+		return place{}, s.missing(asked, p, nil)
 	}
-	e, err := s.entry(node, base(p), p, at)
-	if err == nil && hidden && len(e.kids) == 0 {
-		return nil, s.missing(asked, p, nil)
-	}
-	return e, err
+	return place{node, p, at, hidden}, nil
 }
 
 // named resolves the links on the way to p, but not p itself.
@@ -145,48 +173,6 @@ func (s *selector) named(p string) (string, error) {
 	}
 	dir, err := s.src.Tree.Resolve(path.Dir(p))
 	return join(dir, path.Base(p)), err
-}
-
-// entry describes node, found as p and without links at the path at, and all below it.
-func (s *selector) entry(node *overlay.Node, name, p, at string) (*entry, error) {
-	e := &entry{name: name, path: p, src: s.src, node: node}
-	switch {
-	case node.IsDir():
-		return e, s.list(e, at)
-	case node.IsLink():
-		target, err := node.Readlink()
-		if err != nil {
-			return nil, fmt.Errorf("read link %q: %w", p, cause(err))
-		}
-		e.link = target
-	}
-	return e, nil
-}
-
-func (s *selector) list(e *entry, at string) error {
-	nodes, err := s.children(e.node, e.path)
-	if err != nil {
-		return err
-	}
-	e.kids = make([]*entry, 0, len(nodes))
-	for _, node := range nodes {
-		if node.Stat.Mode&unix.S_IFMT == unix.S_IFSOCK {
-			continue // a socket is its listener's, not a file's
-		}
-		p := join(at, node.Name)
-		hidden, prune := s.exclude(p, node.IsDir())
-		if hidden && (prune || !node.IsDir()) {
-			continue
-		}
-		kid, err := s.entry(node, node.Name, join(e.path, node.Name), p)
-		if err != nil {
-			return err
-		}
-		if !hidden || len(kid.kids) > 0 {
-			e.kids = append(e.kids, kid)
-		}
-	}
-	return nil
 }
 
 func (s *selector) children(dir *overlay.Node, p string) ([]*overlay.Node, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -28,9 +29,10 @@ type twin struct {
 	path  string // in upper, of the first one written; the others become links to it
 }
 
+// job is some entries of a directory, of which a worker writes those that are plain files.
 type job struct {
-	dir *dir
-	e   *entry
+	dir  *dir
+	kids []*entry
 }
 
 // dir is a directory of upper that is being filled. It stays open until its last file is written; only then does it
@@ -53,7 +55,7 @@ func (t *target) write(ctx context.Context, fd int, at string, kids []*entry) er
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := &writer{target: t, ctx: ctx, fail: cancel, jobs: make(chan job, 4*batch), twins: map[inode]*twin{}}
+	w := &writer{target: t, ctx: ctx, fail: cancel, jobs: make(chan job, 4*workers()), twins: map[inode]*twin{}}
 	w.count(kids)
 	var g sync.WaitGroup
 	for range workers() {
@@ -87,9 +89,16 @@ func (e *entry) inode() (id inode, linked bool) {
 
 // work writes files until there are no more. After an error it only lets go of the directories.
 func (w *writer) work() {
+	var from opener
+	defer from.close()
 	for j := range w.jobs {
-		if w.ctx.Err() == nil {
-			w.check(w.file(j.dir, j.e))
+		for _, e := range j.kids {
+			if w.ctx.Err() != nil {
+				break
+			}
+			if !w.alone(e) {
+				w.check(w.put(&from, j.dir, e))
+			}
 		}
 		j.dir.done()
 	}
@@ -101,20 +110,36 @@ func (w *writer) check(err error) {
 	}
 }
 
-// fill writes kids into d and then lets go of it.
+// alone tells whether the walking goroutine writes the entry itself: directories, and files with several names, of which
+// one has to be there before the others.
+func (w *writer) alone(e *entry) bool {
+	id, linked := e.inode()
+	return e.isDir() || linked && w.twins[id].names > 1
+}
+
+// fill writes kids into d and then lets go of it. Files go to the workers before the directories are entered, so that
+// these have something to do.
 func (w *writer) fill(d *dir, kids []*entry) {
 	d.users.Store(1)
 	defer d.done()
+	for some := range slices.Chunk(kids, batch) {
+		d.users.Add(1)
+		w.jobs <- job{d, some}
+	}
+	var from opener
+	defer from.close()
 	for _, e := range kids {
 		if w.ctx.Err() != nil {
 			return
 		}
-		w.check(w.put(d, e))
+		if w.alone(e) {
+			w.check(w.put(&from, d, e))
+		}
 	}
 }
 
-// put writes one entry into d, or hands it to a worker.
-func (w *writer) put(d *dir, e *entry) error {
+// put writes one entry into d.
+func (w *writer) put(from *opener, d *dir, e *entry) error {
 	old, err := d.child(e.name)
 	if err != nil {
 		return err
@@ -128,11 +153,9 @@ func (w *writer) put(d *dir, e *entry) error {
 		return w.directory(d, e, old)
 	}
 	if id, linked := e.inode(); linked && w.twins[id].names > 1 {
-		return w.twin(d, e, w.twins[id])
+		return w.twin(from, d, e, w.twins[id])
 	}
-	d.users.Add(1)
-	w.jobs <- job{d, e}
-	return nil
+	return w.file(from, d, e)
 }
 
 func (d *dir) child(name string) (*overlay.Node, error) {
@@ -188,22 +211,51 @@ func (d *dir) done() {
 
 func (d *dir) finish() error {
 	st := &d.e.node.Stat
+	if d.e.way && d.tree != nil {
+		return d.passed()
+	}
 	if err := d.w.attributes(d.fd, d.e); err != nil {
 		return err
 	}
-	if err := keepXattrs(d.fd, d.e.node); err != nil {
-		return err
+	if mayHaveXattrs(d.e.node.Host()) {
+		if err := keepXattrs(d.fd, d.e.node); err != nil {
+			return err
+		}
 	}
 	return setTime(d.fd, st)
 }
 
-// attributes sets owner and mode of an open file: chown first, because it takes setuid and setgid away.
-func (w *writer) attributes(fd int, e *entry) error {
-	if err := w.own(fd, e.owner()); err != nil {
+// passed sets the metadata of a directory that the tree had and the copy only went through: of its source it gets the
+// mode, as BuildKit does it.
+func (d *dir) passed() error {
+	o := Owner{d.tree.Stat.Uid, d.tree.Stat.Gid}
+	if err := o.explain(unix.Fchown(d.fd, int(o.UID), int(o.GID))); err != nil {
 		return err
 	}
-	if err := unix.Fchmod(fd, w.bits(e)); err != nil {
+	if err := unix.Fchmod(d.fd, d.w.bits(d.e)); err != nil {
 		return fmt.Errorf("chmod: %w", err)
+	}
+	return nil
+}
+
+// attributes sets owner and mode of an open file where they are not right yet: chown first, because it takes setuid and
+// setgid away.
+func (w *writer) attributes(fd int, e *entry) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	o, bits := w.ownerOr(e.owner()), w.bits(e)
+	given := o != Owner{st.Uid, st.Gid}
+	if given {
+		if err := o.explain(unix.Fchown(fd, int(o.UID), int(o.GID))); err != nil {
+			return err
+		}
+	}
+	if given || bits != st.Mode&0o7777 {
+		if err := unix.Fchmod(fd, bits); err != nil {
+			return fmt.Errorf("chmod: %w", err)
+		}
 	}
 	return nil
 }
