@@ -17,6 +17,8 @@ import (
 	"builder/builder/progress"
 	"builder/builder/sandbox"
 	"builder/builder/sched"
+	"builder/builder/secret"
+	"builder/builder/sshagent"
 	"builder/oci"
 	"builder/oci/name"
 
@@ -26,7 +28,8 @@ import (
 
 // BuildOptions say what to build and how.
 type BuildOptions struct {
-	// Context is the directory that COPY reads.
+	// Context is what COPY reads: a directory, "-" for Stdin (an archive, or a Dockerfile
+	// alone), a git repository or a URL.
 	Context string
 	// Dockerfile is its path, "-" for Stdin; "" is Dockerfile in Context.
 	Dockerfile string
@@ -52,6 +55,10 @@ type BuildOptions struct {
 	// Epoch is SOURCE_DATE_EPOCH as the environment has it; the Dockerfile's and
 	// --build-arg's win.
 	Epoch string
+	// Secrets are what RUN --mount=type=secret may ask for.
+	Secrets secret.Secrets
+	// SSH is what RUN --mount=type=ssh may ask for.
+	SSH sshagent.Agents
 	// Sandbox is how every RUN is contained.
 	Sandbox SandboxOptions
 	// Progress is what the user sees meanwhile.
@@ -84,15 +91,11 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, ignore, err := readDockerfile(o)
-	if err != nil {
+	b := &build{store: s, o: o}
+	defer b.close()
+	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
-	b := &build{store: s, o: o, file: file}
-	if err := b.openContexts(ignore); err != nil {
-		return nil, err
-	}
-	defer b.closeContexts()
 	if err := b.plan(ctx); err != nil {
 		return nil, err
 	}
@@ -172,30 +175,49 @@ func (s *Store) record(ctx context.Context, img *Image, names []string) error {
 	return nil
 }
 
-// readDockerfile finds, reads and parses the Dockerfile, and reads the ignore file
-// that goes with it.
-func readDockerfile(o BuildOptions) (*dockerfile.File, buildctx.Ignore, error) {
-	path, shown := "", "Dockerfile"
-	var source []byte
-	var err error
-	if o.Dockerfile == "-" {
-		source, err = io.ReadAll(io.LimitReader(o.Stdin, maxDockerfile+1))
-	} else if path, err = buildctx.FindDockerfile(o.Context, o.Dockerfile); err == nil {
-		shown = shownPath(o, path)
-		source, err = readCapped(path)
+// open brings the main context, reads the Dockerfile and the ignore file that goes with
+// it, and opens the contexts.
+func (b *build) open(ctx context.Context) error {
+	if err := b.openSource(ctx); err != nil {
+		return err
 	}
-	if err != nil {
-		return nil, buildctx.Ignore{}, err
+	return b.openFile()
+}
+
+// openSource brings the main context and reads the Dockerfile's text.
+func (b *build) openSource(ctx context.Context) (err error) {
+	if b.main, err = b.openMain(ctx); err != nil {
+		return err
 	}
-	if len(source) > maxDockerfile {
-		return nil, buildctx.Ignore{}, fmt.Errorf("%s: larger than %d MiB", shown, maxDockerfile>>20)
+	if b.text, b.shown, b.path, err = b.main.find(b.o); err != nil {
+		return err
 	}
-	file, err := dockerfile.Parse(shown, source)
-	if err != nil {
-		return nil, buildctx.Ignore{}, err
+	if len(b.text) > maxDockerfile {
+		return fmt.Errorf("%s: larger than %d MiB", b.shown, maxDockerfile>>20)
 	}
-	ignore, err := buildctx.FindIgnore(o.Context, path)
-	return file, ignore, err
+	return nil
+}
+
+// openFile parses the Dockerfile and opens the contexts.
+func (b *build) openFile() (err error) {
+	if b.file, err = dockerfile.Parse(b.shown, b.text); err != nil {
+		return err
+	}
+	var ignore buildctx.Ignore
+	if !b.main.remote {
+		if ignore, err = buildctx.FindIgnore(b.main.dir, b.path); err != nil {
+			return err
+		}
+	}
+	return b.openContexts(ignore)
+}
+
+// close lets go of all contexts.
+func (b *build) close() {
+	b.closeContexts()
+	if b.main != nil {
+		b.main.close()
+	}
 }
 
 // shownPath is the Dockerfile's path as the user wrote it, or its name when nobody
@@ -233,11 +255,14 @@ func (b *build) plan(ctx context.Context) error {
 	if len(wanted) == 0 {
 		wanted = []oci.Platform{{}}
 	}
-	b.bases = map[plan.Ref]*Image{}
 	for _, p := range wanted {
-		o := b.o.Plan
+		o := b.planOptions()
 		o.Platform, o.MultiPlatform = p, len(wanted) > 1
-		g, err := b.planFor(ctx, o)
+		known, err := b.learn(ctx, o)
+		if err != nil {
+			return err
+		}
+		g, err := plan.New(b.file, o, known)
 		if err != nil {
 			return err
 		}
@@ -251,17 +276,23 @@ func (b *build) plan(ctx context.Context) error {
 	return err
 }
 
-// planFor fetches the configs of the base images that one platform's target needs, and
-// makes its graph.
-func (b *build) planFor(ctx context.Context, o plan.Options) (*plan.Graph, error) {
+// planOptions are those of the first platform.
+func (b *build) planOptions() plan.Options {
+	o := b.o.Plan
+	if len(b.o.Platforms) > 0 {
+		o.Platform = b.o.Platforms[0]
+	}
+	o.Ignored = b.contexts[""].ignored()
+	return o
+}
+
+// learn looks up the base images that a plan needs.
+func (b *build) learn(ctx context.Context, o plan.Options) (map[plan.Ref]*plan.Image, error) {
 	known := map[plan.Ref]*plan.Image{}
 	for {
 		needs, err := plan.Refs(b.file, o, known)
-		if err != nil {
-			return nil, err
-		}
-		if len(needs) == 0 {
-			return plan.New(b.file, o, known)
+		if err != nil || len(needs) == 0 {
+			return known, err
 		}
 		if err := b.resolve(ctx, needs, known); err != nil {
 			return nil, err
@@ -286,6 +317,9 @@ func (b *build) resolve(ctx context.Context, needs []plan.Need, known map[plan.R
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	if b.bases == nil {
+		b.bases = map[plan.Ref]*Image{}
+	}
 	for i, n := range needs {
 		b.bases[n.Ref] = images[i]
 		known[n.Ref] = &plan.Image{Digest: images[i].identity(), Config: configs[i]}
@@ -309,6 +343,7 @@ func (b *build) run(ctx context.Context) error {
 	defer cancel(nil)
 	b.packs = newPacks(ctx)
 	b.start()
+	defer b.dropFetched()
 	tasks := make([]sched.Task, len(b.steps))
 	for i, s := range b.steps {
 		for _, need := range b.needs(s) {

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"builder/builder/buildctx"
+	"builder/builder/plan"
 )
 
 // buildContext is a local directory that COPY may read, with its ignore file and the
@@ -21,13 +23,13 @@ type buildContext struct {
 // openContexts opens the main context and every named one that is a directory.
 func (b *build) openContexts(ignore buildctx.Ignore) error {
 	b.contexts = map[string]*buildContext{}
-	main, err := b.openContext("the build context", b.o.Context, ignore)
+	main, err := b.openContext("the build context", b.main.dir, ignore)
 	if err != nil {
 		return err
 	}
 	b.contexts[""] = main
 	for name, value := range b.o.Plan.Contexts {
-		if strings.Contains(value, "://") {
+		if plan.KindOf(value) != plan.DirectoryContext && !isDir(value) {
 			continue
 		}
 		own, err := buildctx.FindIgnore(value, "")
@@ -69,6 +71,19 @@ func (b *build) closeContexts() error {
 		errs = append(errs, c.memo.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// ignored tells which paths the ignore file hides for good; nil when there is nothing to
+// say, or when some line takes paths back.
+func (c *buildContext) ignored() func(path string) bool {
+	takesBack := func(p string) bool { return strings.HasPrefix(p, "!") }
+	if len(c.ignore.Patterns) == 0 || slices.ContainsFunc(c.ignore.Patterns, takesBack) {
+		return nil
+	}
+	return func(path string) bool {
+		hidden, _ := c.dir.Excluded(path, false)
+		return hidden
+	}
 }
 
 // whyHidden words which line of the ignore file hides a path; "" when none does.

@@ -23,7 +23,8 @@ func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (dig
 		return "", nil, err
 	}
 	if memo != "" {
-		if sum, err := b.store.cache.Sum(memo); err == nil {
+		var sum digest.Digest
+		if b.store.cache.Recall(memo, &sum) == nil {
 			return sum, nil, nil
 		}
 	}
@@ -40,22 +41,26 @@ func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (dig
 		files[f.Path] = string(f.Digest)
 	}
 	if memo != "" {
-		err = b.store.cache.SetSum(memo, sum)
+		err = b.store.cache.Remember(memo, sum)
 	}
 	return sum, files, err
 }
 
-// filesName names a selection of files of a tree whose content is known already; ""
-// when it is not, or when the files are those of a context, which may change.
+// filesName names a selection of files of trees whose content is known already; "" when
+// it is not, or when some are those of a context, which may change.
 func (b *build) filesName(ctx context.Context, op *plan.Copy) (string, error) {
-	if !op.From.Tree || op.From.Step == nil || !b.results[op.From.Step.Index].known() {
-		return "", nil
+	name := []string{op.Chown, op.Chmod, op.Dest, fmt.Sprint(op.Parents), canonical(op.Exclude)}
+	for _, src := range op.Sources() {
+		if !src.From.Tree || src.From.Step == nil || !b.results[src.From.Step.Index].known() {
+			return "", nil
+		}
+		chain, err := b.chain(ctx, src.From.Step)
+		if err != nil {
+			return "", err
+		}
+		name = append(name, string(chain), fmt.Sprint(src.Unpack), canonical(src.Paths))
 	}
-	chain, err := b.chain(ctx, op.From.Step)
-	if err != nil {
-		return "", err
-	}
-	return canonical(append([]string{string(chain), op.Chown, op.Chmod, fmt.Sprint(op.Unpack), op.Dest}, op.Paths...)), nil
+	return canonical(name), nil
 }
 
 // selection is what a COPY reads. key makes it; do, which alone knows the tree that it
@@ -90,7 +95,9 @@ func (b *build) list(ctx context.Context, s *plan.Step, op *plan.Copy) (*selecti
 
 // request says in the copier's words what a COPY selects.
 func (b *build) request(ctx context.Context, op *plan.Copy, sel *selection) (copier.Request, error) {
-	req := copier.Request{Dest: op.Dest, Dir: "/", Chmod: op.Chmod}
+	req := copier.Request{
+		Dest: op.Dest, Dir: "/", Chmod: op.Chmod, Link: op.Link, Parents: op.Parents, Exclude: op.Exclude,
+	}
 	for _, f := range op.Inline {
 		req.Inline = append(req.Inline, copier.File{Name: f.Name, Data: f.Data})
 	}
@@ -98,18 +105,17 @@ func (b *build) request(ctx context.Context, op *plan.Copy, sel *selection) (cop
 		sel.owner = &copier.Owner{}
 		req.Owner = sel.owner
 	}
-	if op.Unpack {
-		req.Extract = sel.extract
+	for _, from := range op.Sources() {
+		src, err := b.source(ctx, from.From)
+		if err != nil {
+			return req, err
+		}
+		src.Paths, src.Packed = from.Paths, !from.Unpack
+		if from.Unpack {
+			req.Extract = sel.extract
+		}
+		req.Sources = append(req.Sources, src)
 	}
-	if len(op.Paths) == 0 {
-		return req, nil
-	}
-	src, err := b.source(ctx, op.From)
-	if err != nil {
-		return req, err
-	}
-	src.Paths = op.Paths
-	req.Sources = []copier.Source{src}
 	return req, nil
 }
 

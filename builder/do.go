@@ -8,6 +8,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,45 +18,73 @@ import (
 	"builder/builder/sandbox"
 	"builder/overlay"
 	"builder/snapshot"
+
+	"github.com/containerd/platforms"
 )
 
 // do brings about what a step says, in the draft's upper directory.
 func (b *build) do(ctx context.Context, s *plan.Step, draft *snapshot.Draft, ui *progress.Step) error {
 	switch op := s.Op.(type) {
 	case *plan.Run:
-		return b.command(ctx, op, draft, ui)
+		return foreign(b.command(ctx, op, draft, ui), s)
 	case *plan.Copy:
 		return b.copy(ctx, s, op, draft)
 	case *plan.Mkdir:
 		return mkdir(draft, op)
+	case *plan.HTTP:
+		return b.download(ctx, s, op, draft)
+	case *plan.Git:
+		return b.checkout(ctx, s, op, draft)
 	}
 	return fmt.Errorf("a step of kind %T cannot be done", s.Op)
 }
 
 // command runs a RUN in the sandbox.
-func (b *build) command(ctx context.Context, op *plan.Run, draft *snapshot.Draft, ui *progress.Step) error {
+func (b *build) command(ctx context.Context, op *plan.Run, draft *snapshot.Draft, ui *progress.Step) (err error) {
+	if len(op.Devices) > 0 {
+		return fmt.Errorf("--device=%s is not supported yet", op.Devices[0].Name)
+	}
 	user, home, err := sandbox.LookupUser(draft.Lower(), op.User)
 	if err != nil {
 		return err
 	}
+	m := &mounts{b: b, ui: ui}
+	defer func() { err = errors.Join(err, m.close()) }()
+	if err := m.addAll(ctx, op.Mounts); err != nil {
+		return err
+	}
 	spec := b.o.Sandbox.spec(draft)
+	spec.Insecure = op.Security == plan.SecurityInsecure
 	spec.Args, spec.Dir, spec.User = op.Args, op.Dir, user
-	spec.Env = withHome(append(append([]string{}, op.Proxy...), op.Env...), home)
+	spec.Env = withHome(slices.Concat(op.Proxy, op.Env, m.env), home)
+	spec.Mounts = m.list
 	spec.Hostname = op.Hostname
 	spec.Network = networks[op.Network]
-	spec.Stdout, spec.Stderr = ui, ui
+	out := b.o.Secrets.Masker().Writer(ui)
+	spec.Stdout, spec.Stderr = out, out
 	spec.Warn = ui.Note
 	for _, f := range op.Files {
 		spec.Mounts = append(spec.Mounts, sandbox.Mount{
 			Kind: sandbox.FileMount, Target: f.Name, Data: f.Data, Mode: f.Mode, ReadOnly: true,
 		})
 	}
-	err = sandbox.Run(ctx, spec)
+	err = errors.Join(sandbox.Run(ctx, spec), out.Flush())
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) && ctx.Err() == nil {
 		return &CommandError{Args: op.Args, Err: exit, Output: ui.Tail(tailLines)}
 	}
 	return err
+}
+
+// foreign adds the way out to the error of a program that this machine cannot execute.
+func foreign(err error, s *plan.Step) error {
+	var exit *sandbox.ExitError
+	if !errors.As(err, &exit) || s.Platform.Architecture == runtime.GOARCH || !strings.Contains(exit.Error(), "exec format error") {
+		return err
+	}
+	return fmt.Errorf("%w: this machine cannot run programs for %s; register an emulator with binfmt_misc "+
+		"(Debian's package qemu-user-static does), or build the stage on FROM --platform=$BUILDPLATFORM",
+		err, platforms.Format(s.Platform))
 }
 
 // tailLines is how much of a failed step's output its error repeats.

@@ -36,11 +36,20 @@ var edges = map[string][]string{
 	"builder/buildctx": {"overlay"},
 	"builder/copier":   {"overlay"},
 	"builder/sandbox":  {"overlay", "builder/sandbox/*"},
+	// A cache mount's first content may come from a stage's tree.
+	"builder/cachemount": {"overlay"},
+	"builder/secret":     {},
+	"builder/sshagent":   {},
+	// What comes from outside is put down as files of a tree.
+	"builder/source/outbound": {},
+	"builder/source/web":      {"builder/source/outbound"},
+	"builder/source/git":      {"builder/source/outbound"},
+	"builder/source/tarball":  {"oci/layer", "overlay"},
 	// Parts of the sandbox that can be understood alone.
 	"builder/sandbox/*": {"overlay", "builder/sandbox/*"},
 
 	"builder": {"overlay", "snapshot", "oci", "oci/*", "builder/*"},
-	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/progress", "builder/sandbox",
+	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/progress", "builder/sandbox", "builder/secret", "builder/sshagent",
 		// Flags that name a registry's options, a kind of archive or an image.
 		"oci", "oci/archive", "oci/name", "oci/registry"},
 }

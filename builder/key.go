@@ -22,19 +22,23 @@ func (b *build) key(ctx context.Context, s *plan.Step) (*cache.Inputs, error) {
 	in.Add("platform", platforms.FormatAll(s.Platform))
 	switch op := s.Op.(type) {
 	case *plan.Run:
-		b.runKey(in, op)
+		return in, b.runKey(ctx, in, op)
 	case *plan.Copy:
 		return in, b.copyKey(ctx, s, in, op)
 	case *plan.Mkdir:
 		in.Add("directory", op.Path)
 		in.Add("user", op.User)
+	case *plan.HTTP:
+		return in, b.httpKey(ctx, s, in, op)
+	case *plan.Git:
+		return in, b.gitKey(ctx, s, in, op)
 	default:
 		return nil, fmt.Errorf("a step of kind %T has no key", op)
 	}
 	return in, nil
 }
 
-func (b *build) runKey(in *cache.Inputs, op *plan.Run) {
+func (b *build) runKey(ctx context.Context, in *cache.Inputs, op *plan.Run) error {
 	in.Add("command", canonical(op.Args))
 	for _, kv := range op.Env {
 		k, v, _ := strings.Cut(kv, "=")
@@ -44,6 +48,10 @@ func (b *build) runKey(in *cache.Inputs, op *plan.Run) {
 	in.Add("user", op.User)
 	in.Add("network", op.Network)
 	in.Add("hostname", op.Hostname)
+	in.Add("security", op.Security)
+	for _, d := range op.Devices {
+		in.Add("device "+d.Name, fmt.Sprint(d.Required))
+	}
 	for _, f := range op.Files {
 		in.Add("script "+f.Name, fmt.Sprintf("%o %s", f.Mode, f.Data))
 	}
@@ -53,18 +61,29 @@ func (b *build) runKey(in *cache.Inputs, op *plan.Run) {
 	for _, h := range b.o.Sandbox.Hosts {
 		in.Add("host "+h.Name, "") // where it points to is the machine's affair
 	}
+	for i := range op.Mounts {
+		if err := b.mountKey(ctx, in, &op.Mounts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *build) copyKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op *plan.Copy) error {
-	in.Add("sources", canonical(rooted(op.Paths)))
+	sources := op.Sources()
+	for i, src := range sources {
+		in.Add(fmt.Sprintf("sources %d", i), fmt.Sprintf("%v %s", src.Unpack, canonical(rooted(src.Paths, op.Parents))))
+	}
 	for _, f := range op.Inline {
 		in.Add("heredoc "+f.Name, fmt.Sprintf("%o %s", f.Mode, f.Data))
 	}
 	in.Add("destination", op.Dest)
 	in.Add("--chown", op.Chown)
 	in.Add("--chmod", op.Chmod)
-	in.Add("unpack", fmt.Sprint(op.Unpack))
-	if len(op.Paths) == 0 {
+	in.Add("--link", fmt.Sprint(op.Link))
+	in.Add("--parents", fmt.Sprint(op.Parents))
+	in.Add("--exclude", canonical(op.Exclude))
+	if len(sources) == 0 {
 		return nil
 	}
 	sum, files, err := b.filesRead(ctx, s, op)
@@ -76,8 +95,12 @@ func (b *build) copyKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op 
 	return nil
 }
 
-// rooted writes paths that mean the same alike.
-func rooted(paths []string) []string {
+// rooted writes paths that mean the same alike. Where a "/./" means something, they
+// stay as they are.
+func rooted(paths []string, asWritten bool) []string {
+	if asWritten {
+		return paths
+	}
 	out := make([]string, len(paths))
 	for i, p := range paths {
 		out[i] = path.Join("/", p)

@@ -35,8 +35,8 @@ func (m *merger) add(s *plan.Step) {
 	for i, r := range s.Reads {
 		s.Reads[i] = m.as[r]
 	}
-	if c, ok := s.Op.(*plan.Copy); ok {
-		c.From.Step = m.as[c.From.Step]
+	for _, from := range froms(s.Op) {
+		from.Step = m.as[from.Step]
 	}
 	key := fmt.Sprintf("%p %s %s %T %+v", s.Parent, platforms.FormatAll(s.Platform), s.NoCacheName, s.Op, s.Op)
 	if first, ok := m.seen[key]; ok {
@@ -46,4 +46,21 @@ func (m *merger) add(s *plan.Step) {
 	s.Index = len(m.steps)
 	m.steps = append(m.steps, s)
 	m.seen[key], m.as[s] = s, s
+}
+
+// froms are the places that an operation reads.
+func froms(op plan.Op) []*plan.From {
+	var out []*plan.From
+	switch op := op.(type) {
+	case *plan.Copy:
+		out = append(out, &op.From)
+		for i := range op.More {
+			out = append(out, &op.More[i].From)
+		}
+	case *plan.Run:
+		for i := range op.Mounts {
+			out = append(out, &op.Mounts[i].From)
+		}
+	}
+	return out
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,7 +25,11 @@ import (
 type build struct {
 	store    *Store
 	o        BuildOptions
+	text     []byte // the Dockerfile's text, its name as shown and its path; "" if it is no file
+	shown    string
+	path     string
 	file     *dockerfile.File
+	main     *mainContext
 	contexts map[string]*buildContext // "" is the main one
 	bases    map[plan.Ref]*Image
 	graphs   []*plan.Graph // of each platform
@@ -38,13 +43,14 @@ type build struct {
 
 	selectedMu sync.Mutex
 	selected   map[int]*selection // by step index: what a COPY reads
+	fetched    map[int]*fetched   // by step index: what came from outside
 
 	packs *packs
 }
 
 // start makes what each step of the graph needs.
 func (b *build) start() {
-	b.selected = map[int]*selection{}
+	b.selected, b.fetched = map[int]*selection{}, map[int]*fetched{}
 	b.slots = b.slotsOf(b.steps)
 	for _, s := range b.steps {
 		b.results = append(b.results, newResult())
@@ -227,7 +233,7 @@ func (b *build) packTree(ctx context.Context, s *plan.Step, id snapshot.ID, w io
 // times are no part of the key.
 func copied(op plan.Op) bool {
 	c, ok := op.(*plan.Copy)
-	return ok && !c.Unpack
+	return ok && !slices.ContainsFunc(c.Sources(), func(s plan.Source) bool { return s.Unpack })
 }
 
 func (b *build) layerOf(s *plan.Step, rec *cache.Record, l cache.Layer) Layer {

@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	"builder/builder/cache"
+	"builder/builder/cachemount"
 	"builder/oci/layout"
 	"builder/oci/registry"
 	"builder/snapshot"
@@ -36,14 +37,16 @@ const storeFormat = 1
 //	blobs/, index.json, oci-layout   an OCI image layout
 //	trees/     snapshots
 //	cache/     key -> record
+//	mounts/    the contents of cache mounts
 //	memo/      what is costly to compute again: context digests, encodings known
 type Store struct {
-	root  string
-	trees *snapshot.Store
-	cache *cache.Cache
-	blobs *layout.Layout
-	lock  *os.File
-	net   registry.Options
+	root   string
+	trees  *snapshot.Store
+	cache  *cache.Cache
+	blobs  *layout.Layout
+	mounts *cachemount.Store
+	lock   *os.File
+	net    registry.Options
 
 	imagesMu sync.Mutex // of those who read an image record, change it and write it
 }
@@ -88,6 +91,9 @@ func openStore(root string, net registry.Options) (s *Store, err error) {
 		return nil, err
 	}
 	if s.cache, err = cache.Open(filepath.Join(root, "cache")); err != nil {
+		return nil, err
+	}
+	if s.mounts, err = cachemount.Open(filepath.Join(root, "mounts")); err != nil {
 		return nil, err
 	}
 	if s.blobs, err = layout.Create(root, layout.Options{}); err != nil {
@@ -160,6 +166,9 @@ func (s *Store) alone() error {
 // sweep removes what dead processes left unfinished.
 func (s *Store) sweep() error {
 	if _, err := s.trees.Sweep(); err != nil {
+		return err
+	}
+	if _, err := s.mounts.Sweep(); err != nil {
 		return err
 	}
 	_, err := s.blobs.Sweep(0)

@@ -106,14 +106,12 @@ func (c *Cache) SetLast(slot string, key Key) error {
 	return c.save(slotKind, slot, key)
 }
 
-// Sum returns a digest remembered under name by SetSum; or a *Miss.
-func (c *Cache) Sum(name string) (digest.Digest, error) {
-	var d digest.Digest
-	return d, c.load(sumKind, name, &d)
-}
+// Recall fills v with what was remembered under name; the error is a *Miss.
+func (c *Cache) Recall(name string, v any) error { return c.load(noteKind, name, v) }
 
-// SetSum remembers a digest that is costly to make again.
-func (c *Cache) SetSum(name string, d digest.Digest) error { return c.save(sumKind, name, d) }
+// Remember keeps a small thing that is costly to find out again: a digest, a server's
+// answer. Its JSON form comes back.
+func (c *Cache) Remember(name string, v any) error { return c.save(noteKind, name, v) }
 
 // Walk calls f for each record, with its size on disk in bytes, in no order. Damaged
 // records are passed over.
@@ -154,7 +152,7 @@ const (
 	opKind      = "op"
 	contentKind = "content"
 	slotKind    = "slot"
-	sumKind     = "sum"
+	noteKind    = "note"
 )
 
 func contentName(below, content digest.Digest) string { return string(below) + " " + string(content) }

@@ -198,3 +198,20 @@ func TestWalkAndRemove(t *testing.T) {
 		t.Fatalf("after Remove: %v", keys)
 	}
 }
+
+func TestRemember(t *testing.T) {
+	c, _ := open(t)
+	type answer struct{ Tag, Sum string }
+	var got answer
+	var miss *cache.Miss
+	if err := c.Recall("http://x", &got); !errors.As(err, &miss) {
+		t.Fatalf("got %v, want a miss", err)
+	}
+	want := answer{"e", "sha256:1"}
+	if err := c.Remember("http://x", want); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Recall("http://x", &got); err != nil || got != want {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+}

@@ -159,3 +159,29 @@ func TestCloneIsOwn(t *testing.T) {
 		t.Errorf("warnings %v and %v", f.Warnings, c.Warnings)
 	}
 }
+
+func TestQuote(t *testing.T) {
+	source := []byte("one\r\ntwo\x1b[2J\nthree\nfour\nfive\nsix\nseven\n")
+	for _, c := range []struct {
+		r    dockerfile.Range
+		want string
+	}{
+		{dockerfile.Range{}, ""},
+		{dockerfile.Range{Start: 1, End: 1}, "F:1\n1>one|2 two\\x1b[2J|3 three"},
+		{dockerfile.Range{Start: 4, End: 4}, "F:4\n2 two\\x1b[2J|3 three|4>four|5 five|6 six"},
+		{dockerfile.Range{Start: 6, End: 99}, "F:6\n5 five|6>six|7>seven"},
+	} {
+		got := dockerfile.Quote("F", source, c.r)
+		got = strings.NewReplacer("--------------------\n", "", " | >>> ", ">", " |     ", " ").Replace(got)
+		lines := strings.Split(strings.TrimSpace(got), "\n")
+		for i := range lines {
+			lines[i] = strings.TrimSpace(lines[i])
+		}
+		if head, rest := lines[0], lines[1:]; len(rest) > 0 {
+			got = head + "\n" + strings.Join(rest, "|")
+		}
+		if got != c.want {
+			t.Errorf("%v: %q, want %q", c.r, got, c.want)
+		}
+	}
+}

@@ -32,7 +32,7 @@ func (e *Error) Error() string {
 	if e.Instruction != "" {
 		text += ": " + e.Instruction
 	}
-	return text + ": " + visible(e.Err.Error())
+	return text + ": " + Visible(e.Err.Error())
 }
 
 // Unwrap returns the cause.
@@ -131,7 +131,7 @@ func (f *File) Excerpt(r Range) string {
 		if n >= r.Start {
 			mark = ">"
 		}
-		fmt.Fprintf(&b, "%s%3d | %s\n", mark, n, cut(visible(string(lines[n-1])), excerptWidth))
+		fmt.Fprintf(&b, "%s%3d | %s\n", mark, n, cut(Visible(string(lines[n-1])), excerptWidth))
 	}
 	return b.String()
 }
@@ -148,7 +148,7 @@ func (f *File) instruction(r Range) string {
 	if r.End > r.Start {
 		line = strings.TrimRight(line, string(f.continuation())+" \t") + " …"
 	}
-	return cut(visible(line), shortWidth)
+	return cut(Visible(line), shortWidth)
 }
 
 func (f *File) continuation() rune {
@@ -166,8 +166,8 @@ func (f *File) lines() [][]byte {
 	return lines
 }
 
-// visible returns text with nothing in it that a terminal would act on, but for tabs and line ends.
-func visible(text string) string {
+// Visible returns text with nothing in it that a terminal would act on, but for tabs and line ends.
+func Visible(text string) string {
 	var b strings.Builder
 	for _, c := range strings.ReplaceAll(text, "\r\n", "\n") {
 		if c == '\t' || c == '\n' || unicode.IsGraphic(c) {

@@ -57,28 +57,31 @@ func (p *planner) setGlobals() error {
 	p.globals = p.platformArgs()
 	p.checkDefaultBases()
 	for _, c := range p.file.MetaArgs {
-		if err := p.declare(p.globals, c, p.args); err != nil {
+		if err := p.declare(p.globals, c, p.args, p.noteGlobal); err != nil {
 			return p.file.Wrap(c.Location(), err)
 		}
 	}
 	return nil
 }
 
-// declare evaluates one global ARG line into env. The default of an ARG that given overrides is never looked at.
-func (p *planner) declare(env *environ, c instructions.ArgCommand, given map[string]string) error {
+// declare evaluates one global ARG line into env, and notes each ARG. The default of one that given overrides
+// is never looked at.
+func (p *planner) declare(env *environ, c instructions.ArgCommand, given map[string]string, note func(argNote)) error {
 	for _, arg := range c.Args {
-		if v, ok := given[arg.Key]; ok {
+		info := newArgNote(arg, c.Location())
+		v, ok := given[arg.Key]
+		if !ok && arg.Value != nil {
+			word, err := expand(p.lex, *arg.Value, env)
+			if err != nil {
+				return err
+			}
+			v, ok, info.needs = word.Result, true, slices.Sorted(maps.Keys(word.Matched))
+		}
+		if ok {
 			env.set(arg.Key, v)
-			continue
+			info.value = v
 		}
-		if arg.Value == nil {
-			continue
-		}
-		v, err := expand(p.lex, *arg.Value, env)
-		if err != nil {
-			return err
-		}
-		env.set(arg.Key, v.Result)
+		note(info)
 	}
 	return nil
 }
@@ -87,7 +90,7 @@ func (p *planner) declare(env *environ, c instructions.ArgCommand, given map[str
 func (p *planner) checkDefaultBases() {
 	env := p.globals.clone()
 	for _, c := range p.file.MetaArgs {
-		if p.declare(env, c, nil) != nil {
+		if p.declare(env, c, nil, func(argNote) {}) != nil {
 			return
 		}
 	}
@@ -131,7 +134,7 @@ func (p *planner) setEpoch() error {
 }
 
 func (p *planner) epochError(v string) error {
-	_, isContext := p.context(v)
+	_, isContext := p.context(v, nil)
 	isStage := slices.ContainsFunc(p.file.Stages, func(s instructions.Stage) bool { return strings.EqualFold(s.Name, v) })
 	if v == "context" || isContext || isStage {
 		return fmt.Errorf("%s=%s: the time of a source is not supported yet", epochArg, v)

@@ -48,14 +48,17 @@ func (p *planner) begin(s *stage) error {
 		return nil
 	}
 	switch {
-	case s.base != nil && s.base.source.dir:
-		return errDirectory(s.base.source.context)
+	case s.base != nil && s.base.source.files():
+		return errFiles(s.base.source)
 	case s.base != nil:
 		s.state = s.base.state.inherit()
-	case s.source.dir && (s == p.goal || !s.implicit && s.standIn == ""):
-		return errDirectory(s.source.context)
+	case s.source.files() && (s == p.goal || !s.implicit && s.standIn == ""):
+		return errFiles(s.source)
 	case s.source.image == nil:
 		s.state = state{image: emptyImage(p.target), env: newEnviron()}
+		if s.source.fetch != nil {
+			s.tree = p.fetch(s.source.fetch, s.source.context, s.source.shown, dockerfile.Span(s.where))
+		}
 	default:
 		s.state = state{image: cloneImage(s.source.image.Config), env: newEnviron()}
 		s.baseHistory = len(s.image.History)
@@ -70,8 +73,16 @@ func (p *planner) begin(s *stage) error {
 	return s.settle()
 }
 
-func errDirectory(context string) error {
-	return fmt.Errorf("FROM named context %q, which is a directory, is not supported yet", context)
+// errFiles says that a stage cannot be FROM something that has no config.
+func errFiles(src source) error {
+	what := "a directory"
+	switch src.fetch.(type) {
+	case *Git:
+		what = "a git repository"
+	case *HTTP:
+		what = "the URL of a file"
+	}
+	return fmt.Errorf("FROM named context %q, which is %s, is not supported yet", src.context, what)
 }
 
 // settle completes an inherited config: there is always a PATH, every variable is set again over the ARGs of
@@ -125,9 +136,6 @@ func emptyImage(platform ocispec.Platform) oci.Image {
 // apply plans one instruction.
 func (p *planner) apply(s *stage, c *command) error {
 	p.lint = p.file.Linter().WithMergedConfigFromComments(c.Comments())
-	if err := unsupported(c.Command); err != nil {
-		return err
-	}
 	if err := p.expand(s, c); err != nil {
 		return err
 	}
@@ -147,46 +155,6 @@ func (p *planner) apply(s *stage, c *command) error {
 	default:
 		return p.configure(s, c)
 	}
-}
-
-// unsupported refuses what the builder cannot do yet, before anything of it takes effect.
-func unsupported(c instructions.Command) error {
-	var what string
-	switch i := c.(type) {
-	case *instructions.RunCommand:
-		what = unsupportedRun(i)
-	case *instructions.CopyCommand:
-		what = firstOf(flag{"COPY --link", i.Link}, flag{"COPY --parents", i.Parents}, flag{"COPY --exclude", len(i.ExcludePatterns) > 0})
-	case *instructions.AddCommand:
-		what = firstOf(flag{"ADD --link", i.Link}, flag{"ADD --exclude", len(i.ExcludePatterns) > 0},
-			flag{"ADD --unpack", i.Unpack != nil}, flag{"ADD --keep-git-dir", i.KeepGitDir != nil})
-	}
-	if what == "" {
-		return nil
-	}
-	return fmt.Errorf("%s is not supported yet", what)
-}
-
-func unsupportedRun(i *instructions.RunCommand) string {
-	return firstOf(
-		flag{"RUN --mount", slices.Contains(i.FlagsUsed, "mount")},
-		flag{"RUN --device", slices.Contains(i.FlagsUsed, "device")},
-		flag{"RUN --security=insecure", instructions.GetSecurity(i) == instructions.SecurityInsecure},
-	)
-}
-
-type flag struct {
-	name string
-	set  bool
-}
-
-func firstOf(flags ...flag) string {
-	for _, f := range flags {
-		if f.set {
-			return f.name
-		}
-	}
-	return ""
 }
 
 // expand replaces the variables of an instruction with what they are before it. ARG does it for itself, as a
@@ -257,6 +225,40 @@ func (p *planner) baseStep(s *stage) *Step {
 	p.steps = append(p.steps, step)
 	p.bases[s.source.ref] = step
 	return step
+}
+
+// fetch returns the step that fetches a tree, the same one whoever asks for it. Its stage is what the tree is
+// called where it was first asked for.
+func (p *planner) fetch(op Op, stage, name string, where dockerfile.Range) *Step {
+	var key any
+	switch o := op.(type) {
+	case *Git:
+		key = *o
+	case *HTTP:
+		key = *o
+	}
+	if step := p.fetched[key]; step != nil {
+		return step
+	}
+	step := &Step{
+		Index: len(p.steps), Stage: stage, Name: name, Text: name, Range: where,
+		Op: op, Platform: p.opts.BuildPlatform,
+	}
+	p.steps = append(p.steps, step)
+	p.fetched[key] = step
+	return step
+}
+
+// mainContext is where files of the main context are read.
+func (p *planner) mainContext() From {
+	if p.main == nil {
+		return From{}
+	}
+	name := "[internal] load remote build context"
+	if _, ok := p.main.(*Git); ok {
+		name = "[internal] load git source " + redacted(p.opts.MainContext)
+	}
+	return From{Tree: true, Step: p.fetch(p.main, "context", name, dockerfile.Range{})}
 }
 
 // record adds a row to the history; layer says whether a step belongs to it.

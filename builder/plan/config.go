@@ -97,6 +97,7 @@ func (p *planner) arg(s *stage, c *command, i *instructions.ArgCommand) error {
 	var words []string
 	for _, arg := range i.Args {
 		p.checkSecret(c, "ARG", arg.Key)
+		inherited := arg.Value == nil
 		given, isGiven := p.args[arg.Key]
 		global, isGlobal := p.globals.Get(arg.Key)
 		switch {
@@ -111,6 +112,7 @@ func (p *planner) arg(s *stage, c *command, i *instructions.ArgCommand) error {
 		case isGlobal:
 			arg.Value = &global
 		}
+		s.noteArg(arg, c.where, inherited && !isGiven && isGlobal)
 		text := arg.Key
 		if arg.Value != nil {
 			text += "=" + *arg.Value

@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/util/system"
 )
 
@@ -18,6 +19,7 @@ type transfer struct {
 	name         string // "COPY" or "ADD"
 	files        instructions.SourcesAndDest
 	chown, chmod string
+	prefix       string // of the names of its steps
 }
 
 func (p *planner) copyFiles(s *stage, c *command, i *instructions.CopyCommand) error {
@@ -25,87 +27,88 @@ func (p *planner) copyFiles(s *stage, c *command, i *instructions.CopyCommand) e
 		switch kind, err := remote(src); {
 		case err != nil:
 			return err
-		case kind == "git":
+		case kind == GitContext:
 			return errors.New("source can't be a git ref for COPY")
-		case kind == "http":
+		case kind == HTTPContext:
 			return errors.New("source can't be a URL for COPY")
 		}
 	}
-	from, err := p.from(s, c)
+	from, err := p.from(c, i, s)
 	if err != nil {
 		return err
 	}
-	op := &Copy{From: from}
-	return p.transfer(s, c, op, transfer{name: "COPY", files: i.SourcesAndDest, chown: i.Chown, chmod: i.Chmod})
+	op := &Copy{
+		Source: Source{From: from, Paths: i.SourcePaths},
+		Link:   i.Link, Parents: i.Parents, Exclude: i.ExcludePatterns,
+	}
+	if len(c.sources) == 0 {
+		p.checkIgnored(c, "Copy", i.SourcePaths)
+	}
+	t := transfer{name: "COPY", files: i.SourcesAndDest, chown: i.Chown, chmod: i.Chmod, prefix: p.prefix(s, c)}
+	return p.transfer(s, c, op, t)
 }
 
-func (p *planner) addFiles(s *stage, c *command, i *instructions.AddCommand) error {
-	if i.Checksum != "" {
-		return refuseChecksum(i)
-	}
-	for _, src := range i.SourcePaths {
-		kind, err := remote(src)
-		if err != nil {
-			return err
-		}
-		if kind != "" {
-			return fmt.Errorf("ADD of a source over %s is not supported yet", kind)
-		}
-	}
-	op := &Copy{Add: true, Unpack: true}
-	return p.transfer(s, c, op, transfer{name: "ADD", files: i.SourcesAndDest, chown: i.Chown, chmod: i.Chmod})
-}
-
-// refuseChecksum says what is wrong with --checksum, for which nothing that it could be used with is there yet.
-func refuseChecksum(i *instructions.AddCommand) error {
-	if len(i.SourcePaths) != 1 {
-		return errors.New("checksum can't be specified for multiple sources")
-	}
-	kind, err := remote(i.SourcePaths[0])
-	if err != nil {
-		return err
-	}
-	if kind == "" {
-		return errors.New("checksum requires HTTP(S) or Git sources")
-	}
-	return errors.New("ADD --checksum is not supported yet")
-}
-
-// remote says whether src is fetched over "git" or "http"; "" is a local path.
-func remote(src string) (string, error) {
+// remote says whether src is fetched, as [GitContext] or [HTTPContext], or is a local path.
+func remote(src string) (ContextKind, error) {
 	ref, isGit, err := dfgitutil.ParseGitRef(src)
 	switch {
 	case err != nil && isGit:
-		return "", err
+		return GitContext, err
 	case err == nil && !ref.IndistinguishableFromLocal:
-		return "git", nil
-	case strings.HasPrefix(src, "http://"), strings.HasPrefix(src, "https://"):
-		return "http", nil
+		return GitContext, nil
+	case isHTTP(src):
+		return HTTPContext, nil
 	}
-	return "", nil
+	return DirectoryContext, nil
+}
+
+// checkIgnored warns of sources that the ignore file hides.
+func (p *planner) checkIgnored(c *command, verb string, paths []string) {
+	if p.opts.Ignored == nil || p.main != nil {
+		return
+	}
+	for _, src := range paths {
+		src = path.Clean(src)
+		if p.opts.Ignored(path.Join(".", strings.TrimLeft(src, "/"))) {
+			p.warn(&linter.RuleCopyIgnoredFile, c.where, linter.RuleCopyIgnoredFile.Format(verb, src))
+		}
+	}
 }
 
 // from finds the tree that a COPY reads.
-func (p *planner) from(s *stage, c *command) (From, error) {
-	src := c.from
-	if src == nil {
-		return From{}, nil
+func (p *planner) from(c *command, i *instructions.CopyCommand, s *stage) (From, error) {
+	if len(c.sources) == 0 {
+		if len(i.SourcePaths) == 0 {
+			return From{}, nil
+		}
+		return p.mainContext(), nil
 	}
+	tree, ok, err := p.treeOf(c.sources[0])
+	if err == nil && !ok {
+		err = fmt.Errorf("cannot copy from stage %q, it needs to be defined before current stage %q", i.From, s.label)
+	}
+	return tree, err
+}
+
+// treeOf returns where the files of src are read, and whether they are there yet.
+func (p *planner) treeOf(src *stage) (From, bool, error) {
 	if src.implicit || src.standIn != "" {
 		if err := p.begin(src); err != nil {
-			return From{}, err
+			return From{}, true, err
 		}
 	} else if !src.done {
-		asked := c.Command.(*instructions.CopyCommand).From
-		return From{}, fmt.Errorf("cannot copy from stage %q, it needs to be defined before current stage %q", asked, s.label)
+		return From{}, false, nil
 	}
 	if src.source.dir {
-		return From{Context: src.source.context}, nil
+		return From{Context: src.source.context}, true, nil
 	}
-	return From{Tree: true, Step: src.tree}, nil
+	return From{Tree: true, Step: src.tree}, true, nil
 }
 
 func (p *planner) transfer(s *stage, c *command, op *Copy, t transfer) error {
+	if op.Link && namesOwner(t.chown) {
+		return fmt.Errorf("--chown=%s: user and group names can't be resolved when used with --link, use numeric uid[:gid] instead", t.chown)
+	}
 	if err := checkChmod(t.chmod); err != nil {
 		return err
 	}
@@ -114,7 +117,6 @@ func (p *planner) transfer(s *stage, c *command, op *Copy, t transfer) error {
 		return err
 	}
 	op.Dest, op.Chown, op.Chmod = dest, t.chown, t.chmod
-	op.Paths = append(op.Paths, t.files.SourcePaths...)
 	for _, src := range t.files.SourceContents {
 		name, err := heredocName(src.Path)
 		if err != nil {
@@ -123,16 +125,29 @@ func (p *planner) transfer(s *stage, c *command, op *Copy, t transfer) error {
 		op.Inline = append(op.Inline, File{Name: name, Data: []byte(src.Data), Mode: 0o644})
 	}
 	var reads []*Step
-	if op.From.Step != nil {
-		reads = append(reads, op.From.Step)
+	for _, src := range op.Sources() {
+		reads = addRead(reads, src.From)
 	}
-	p.add(s, c, p.title(s, shown(p.lex, written(c.Command), s.env), c), op, reads...)
-	return s.record(t.history(), true)
+	p.add(s, c, t.prefix+shown(p.lex, written(c.Command), s.env), op, reads...)
+	return s.record(t.history(op.Parents), true)
+}
+
+// namesOwner says whether chown needs a passwd or group file to be understood.
+func namesOwner(chown string) bool {
+	for part := range strings.SplitSeq(chown, ":") {
+		if _, err := strconv.ParseInt(part, 10, 32); err != nil && part != "" && part != "root" {
+			return true
+		}
+	}
+	return false
 }
 
 // history is the row of a COPY or ADD: variables replaced, heredocs by their word, other flags left out.
-func (t transfer) history() string {
+func (t transfer) history(parents bool) string {
 	words := []string{t.name}
+	if parents {
+		words = append(words, "--parents")
+	}
 	if t.chown != "" {
 		words = append(words, "--chown="+t.chown)
 	}

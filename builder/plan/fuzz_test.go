@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -29,31 +30,44 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, source []byte, trigger string) {
-		file, err := dockerfile.Parse("Dockerfile", source)
+	f.Fuzz(fuzzPlan)
+}
+
+func fuzzPlan(t *testing.T, source []byte, trigger string) {
+	file, err := dockerfile.Parse("Dockerfile", source)
+	if err != nil {
+		return
+	}
+	v := "v"
+	opts := plan.Options{
+		BuildPlatform: amd64, BuildArgs: map[string]*string{"A": &v, "B": nil},
+		Contexts: map[string]string{"c": "dir", "g": "git@h:p", "i::linux/arm64": "docker-image://i", "s": "target:0"},
+		Allow:    []string{"security.insecure", "device"}, Ignored: func(path string) bool { return path == "a" },
+	}
+	known := map[plan.Ref]*plan.Image{}
+	for range 64 {
+		refs, err := plan.Refs(file, opts, known)
 		if err != nil {
 			return
 		}
-		v := "v"
-		opts := plan.Options{BuildPlatform: amd64, BuildArgs: map[string]*string{"A": &v, "B": nil}}
-		known := map[plan.Ref]*plan.Image{}
-		for range 64 {
-			refs, err := plan.Refs(file, opts, known)
-			if err != nil {
-				return
-			}
-			if len(refs) == 0 {
-				break
-			}
-			for _, need := range refs {
-				ref := need.Ref
-				image := fakeImage(t, ref, "")
-				image.Config.Config.OnBuild = []string{trigger}
-				known[ref] = image
-			}
+		if len(refs) == 0 {
+			break
 		}
-		if g, err := plan.New(file, opts, known); err == nil {
-			checkLaws(t, g, known)
+		for _, need := range refs {
+			ref := need.Ref
+			image := fakeImage(t, ref, "")
+			image.Config.Config.OnBuild = []string{trigger}
+			known[ref] = image
 		}
-	})
+	}
+	if g, err := plan.New(file, opts, known); err == nil {
+		checkLaws(t, g, known)
+	}
+	warnings, err := plan.Check(file, opts, known)
+	if err := plan.NewCheckResult("Dockerfile", source, warnings, err).Print(io.Discard); err != nil {
+		t.Error(err)
+	}
+	if o, err := plan.Outline(file, opts, known); err == nil && o.Print(io.Discard) != nil {
+		t.Error("an outline cannot be printed")
+	}
 }

@@ -24,8 +24,11 @@ type Need struct {
 // may bring ONBUILD triggers that need more, so it is called again until it returns none. Faults in the
 // Dockerfile are of type *[dockerfile.Error].
 func Refs(f *dockerfile.File, o Options, known map[Ref]*Image) ([]Need, error) {
-	p, err := resolve(f, o, known)
+	p, err := newPlanner(f, o, known)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.resolve(); err != nil {
 		return nil, err
 	}
 	return p.missing, nil
@@ -34,19 +37,12 @@ func Refs(f *dockerfile.File, o Options, known map[Ref]*Image) ([]Need, error) {
 // New plans the target. Every image that [Refs] asks for must be in known. Faults in the Dockerfile are of
 // type *[dockerfile.Error].
 func New(f *dockerfile.File, o Options, known map[Ref]*Image) (*Graph, error) {
-	p, err := resolve(f, o, known)
+	p, err := newPlanner(f, o, known)
 	if err != nil {
 		return nil, err
 	}
-	if len(p.missing) > 0 {
-		return nil, fmt.Errorf("plan: base image %s for %s is not known", p.missing[0].Ref.Name, p.missing[0].Ref.Platform)
-	}
-	for i := 0; i < len(p.stages); i++ {
-		if s := p.stages[i]; p.needed[s] {
-			if err := p.build(s); err != nil {
-				return nil, err
-			}
-		}
+	if err := p.plan(); err != nil {
+		return nil, err
 	}
 	return p.graph()
 }
@@ -58,43 +54,61 @@ type planner struct {
 	known    map[Ref]*Image
 	args     map[string]string // --build-arg with a value
 	globals  *environ          // what FROM lines may refer to
+	metaArgs map[string]argNote
 	epoch    string
 	proxy    []string
 	target   ocispec.Platform
 	implicit bool // nobody asked for a platform
 	lex      *shell.Lex
 	lint     *linter.Linter    // with the skips of the current instruction
-	contexts map[string]string // familiar name to key of Options.Contexts
+	contexts map[string]string // familiar name, with "::PLATFORM" when the key has one, to key of Options.Contexts
+	main     Op                // what fetches the main context; nil when that is a directory
 
-	stages  []*stage // those of the file in their order, then images that COPY --from names
-	byName  map[string]*stage
-	alone   bool // there is one stage and nothing else: progress does not name it
-	goal    *stage
-	needed  map[*stage]bool
-	missing []Need
+	stages   []*stage // those of the file in their order, then images that COPY --from names
+	byName   map[string]*stage
+	alone    bool // there is one stage and nothing else: progress does not name it
+	mounting bool // a RUN has a mount
+	goal     *stage
+	needed   map[*stage]bool
+	missing  []Need
 
-	steps []*Step
-	bases map[Ref]*Step
+	steps   []*Step
+	bases   map[Ref]*Step
+	fetched map[any]*Step // by what the operation points to
 }
 
 // resolve finds out which stages the target needs and what each of them rests on.
-func resolve(f *dockerfile.File, o Options, known map[Ref]*Image) (*planner, error) {
-	p, err := newPlanner(f, o, known)
-	if err != nil {
-		return nil, err
-	}
+func (p *planner) resolve() error {
 	for _, do := range []func() error{p.nameContexts, p.setGlobals, p.setEpoch, p.listStages, p.findGoal, p.linkStages, p.reach} {
 		if err := do(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return p, nil
+	return nil
+}
+
+// plan plans the stages that the target needs.
+func (p *planner) plan() error {
+	if err := p.resolve(); err != nil {
+		return err
+	}
+	if len(p.missing) > 0 {
+		return fmt.Errorf("plan: base image %s for %s is not known", p.missing[0].Ref.Name, p.missing[0].Ref.Platform)
+	}
+	for i := 0; i < len(p.stages); i++ {
+		if s := p.stages[i]; p.needed[s] {
+			if err := p.build(s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func newPlanner(f *dockerfile.File, o Options, known map[Ref]*Image) (*planner, error) {
 	p := &planner{
-		opts: o, known: known, args: map[string]string{},
-		target: o.Platform, byName: map[string]*stage{}, bases: map[Ref]*Step{},
+		opts: o, known: known, args: map[string]string{}, metaArgs: map[string]argNote{},
+		target: o.Platform, byName: map[string]*stage{}, bases: map[Ref]*Step{}, fetched: map[any]*Step{},
 	}
 	for k, v := range o.BuildArgs {
 		if v != nil {
@@ -117,6 +131,11 @@ func newPlanner(f *dockerfile.File, o Options, known map[Ref]*Image) (*planner, 
 	var err error
 	if p.file, err = f.Clone(check); err != nil {
 		return nil, err
+	}
+	if o.MainContext != "" {
+		if p.main, err = Fetch(o.MainContext, false, o.BuildArgs); err != nil {
+			return nil, err
+		}
 	}
 	p.lint = p.file.Linter()
 	p.lex = shell.NewLex(p.file.EscapeToken)

@@ -4,10 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -113,6 +113,12 @@ func (c *testCase) readOptions(t *testing.T, text string) {
 			c.opts.Allow = append(c.opts.Allow, value)
 		case "multi-platform":
 			c.opts.MultiPlatform = true
+		case "main-context":
+			c.opts.MainContext = value
+		case "all-stages":
+			c.opts.AllStages = true
+		case "ignored":
+			c.opts.Ignored = func(path string) bool { return slices.Contains(strings.Fields(value), path) }
 		case "image":
 			ref, config, _ := strings.Cut(value, " ")
 			c.images[ref] = config
@@ -135,6 +141,9 @@ func (c *testCase) run(t *testing.T) string {
 		return fault(err)
 	}
 	known := map[plan.Ref]*plan.Image{}
+	if kind, _, _ := strings.Cut(c.show[0], "-"); kind == "check" || kind == "outline" || kind == "targets" {
+		return c.ask(t, f, known)
+	}
 	rounds, err := c.learn(t, f, known)
 	if err != nil {
 		return fault(err)
@@ -150,6 +159,40 @@ func (c *testCase) run(t *testing.T) string {
 		t.Errorf("the same file planned again gives something else: %v", err)
 	}
 	return out
+}
+
+// ask answers what is no plan: check, outline and targets, and the same as JSON.
+func (c *testCase) ask(t *testing.T, f *dockerfile.File, known map[plan.Ref]*plan.Image) string {
+	t.Helper()
+	kind, asJSON := strings.CutSuffix(c.show[0], "-json")
+	c.opts.AllStages = kind == "check" && c.opts.Target == ""
+	c.learn(t, f, known)
+	var answer interface{ Print(io.Writer) error }
+	var err error
+	switch kind {
+	case "check":
+		warnings, fault := plan.Check(f, c.opts, known)
+		answer = plan.NewCheckResult(f.Name, f.Source, warnings, fault)
+	case "outline":
+		answer, err = plan.Outline(f, c.opts, known)
+	case "targets":
+		answer, err = plan.Targets(f)
+	}
+	if err != nil {
+		return fault(err)
+	}
+	var b strings.Builder
+	if asJSON {
+		e := json.NewEncoder(&b)
+		e.SetIndent("", " ")
+		err = e.Encode(answer)
+	} else {
+		err = answer.Print(&b)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	return b.String()
 }
 
 // learn makes up every image that plan asks for; it returns what was asked in each round.
@@ -206,178 +249,4 @@ func fault(err error) string {
 		out += placed.Excerpt
 	}
 	return out
-}
-
-// checkLaws checks what holds for every graph.
-func checkLaws(t testing.TB, g *plan.Graph, known map[plan.Ref]*plan.Image) {
-	t.Helper()
-	for i, s := range g.Steps {
-		if s.Index != i {
-			t.Errorf("step %d has index %d", i, s.Index)
-		}
-		for _, before := range append([]*plan.Step{s.Parent}, s.Reads...) {
-			if before != nil && before.Index >= i {
-				t.Errorf("step %d needs step %d", i, before.Index)
-			}
-		}
-		if strings.Contains(s.Text, "\n") {
-			t.Errorf("step %d has a text of many lines: %q", i, s.Text)
-		}
-	}
-	above, base := 0, g.Result
-	for ; base != nil; base = base.Parent {
-		if _, ok := base.Op.(*plan.Base); ok {
-			break
-		}
-		above++
-	}
-	rows := 0
-	for _, h := range g.Image.History[g.BaseHistory:] {
-		if h.Comment != "buildkit.dockerfile.v0" || h.Created != nil {
-			t.Errorf("history row %+v", h)
-		}
-		if !h.EmptyLayer {
-			rows++
-		}
-	}
-	if rows != above {
-		t.Errorf("%d rows of the history are layers, and %d steps", rows, above)
-	}
-	if base != nil {
-		image := known[base.Op.(*plan.Base).Ref].Config
-		if !reflect.DeepEqual(image.History, g.Image.History[:g.BaseHistory]) || !reflect.DeepEqual(image.RootFS, g.Image.RootFS) {
-			t.Error("history or layers of the base changed")
-		}
-	}
-	if g.Image.Created != nil {
-		t.Error("the base's creation time is kept")
-	}
-}
-
-func dump(g *plan.Graph, rounds [][]plan.Ref, show []string) string {
-	var b strings.Builder
-	for _, part := range show {
-		switch part {
-		case "refs":
-			for i, refs := range rounds {
-				fmt.Fprintf(&b, "refs %d: %v\n", i+1, refs)
-			}
-		case "steps":
-			for _, s := range g.Steps {
-				dumpStep(&b, s)
-			}
-			fmt.Fprintf(&b, "result %s\n", number(g.Result))
-		case "config":
-			config, _ := json.Marshal(g.Image.Config)
-			fmt.Fprintf(&b, "config %s\n", config)
-		case "platform":
-			fmt.Fprintf(&b, "platform %+v\n", g.Image.Platform)
-		case "history":
-			for _, h := range g.Image.History[g.BaseHistory:] {
-				fmt.Fprintf(&b, "%s %s\n", map[bool]string{true: "empty", false: "layer"}[h.EmptyLayer], oneLine(h.CreatedBy))
-			}
-		case "author":
-			fmt.Fprintf(&b, "author %s\n", g.Image.Author)
-		case "epoch":
-			fmt.Fprintf(&b, "epoch %q\n", g.Epoch)
-		case "warnings":
-			for _, w := range g.Warnings {
-				fmt.Fprintf(&b, "warning %s line %d: %s\n", w.Rule, w.Range.Start, w.Message)
-			}
-		default:
-			fmt.Fprintf(&b, "cannot show %s\n", part)
-		}
-	}
-	return strings.ReplaceAll(b.String(), fakeDigest.String(), "sha256:1…")
-}
-
-// oneLine quotes what does not fit on a line.
-func oneLine(s string) string {
-	if strings.ContainsAny(s, "\n\r") || strings.TrimSpace(s) != s {
-		return fmt.Sprintf("%q", s)
-	}
-	return s
-}
-
-func number(s *plan.Step) string {
-	if s == nil {
-		return "nothing"
-	}
-	return fmt.Sprint(s.Index)
-}
-
-func dumpStep(b *strings.Builder, s *plan.Step) {
-	fmt.Fprintf(b, "%d %s\n", s.Index, oneLine(s.Name))
-	switch op := s.Op.(type) {
-	case *plan.Base:
-		fmt.Fprintf(b, "  image %s for %s\n", op.Ref.Name, op.Ref.Platform)
-		return
-	case *plan.Run:
-		dumpRun(b, op)
-	case *plan.Copy:
-		dumpCopy(b, op)
-	case *plan.Mkdir:
-		fmt.Fprintf(b, "  mkdir %s", op.Path)
-		if op.User != "" {
-			fmt.Fprintf(b, " for %s", op.User)
-		}
-		b.WriteString("\n")
-	}
-	fmt.Fprintf(b, "  on %s", number(s.Parent))
-	for _, r := range s.Reads {
-		fmt.Fprintf(b, ", reads %d", r.Index)
-	}
-	b.WriteString("\n")
-}
-
-func dumpRun(b *strings.Builder, op *plan.Run) {
-	fmt.Fprintf(b, "  run %q\n", op.Args)
-	var env []string
-	for _, kv := range op.Env {
-		if kv != "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" {
-			env = append(env, kv)
-		}
-	}
-	for _, line := range []struct {
-		name  string
-		value any
-		plain bool
-	}{
-		{"env", env, len(env) == 0},
-		{"proxy", op.Proxy, len(op.Proxy) == 0},
-		{"dir", op.Dir, op.Dir == "/"},
-		{"user", op.User, op.User == ""},
-		{"network", op.Network, op.Network == "default"},
-		{"hostname", op.Hostname, op.Hostname == "buildkitsandbox"},
-	} {
-		if !line.plain {
-			fmt.Fprintf(b, "  %s %q\n", line.name, line.value)
-		}
-	}
-	for _, f := range op.Files {
-		fmt.Fprintf(b, "  file %s %#o %q\n", f.Name, f.Mode, f.Data)
-	}
-}
-
-func dumpCopy(b *strings.Builder, op *plan.Copy) {
-	from := "context"
-	switch {
-	case op.From.Tree:
-		from = number(op.From.Step)
-	case op.From.Context != "":
-		from = "context " + op.From.Context
-	}
-	fmt.Fprintf(b, "  copy from %s %q to %q", from, op.Paths, op.Dest)
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{{"chown=" + op.Chown, op.Chown != ""}, {"chmod=" + op.Chmod, op.Chmod != ""}, {"add", op.Add}, {"unpack", op.Unpack}} {
-		if f.set {
-			b.WriteString(" " + f.name)
-		}
-	}
-	b.WriteString("\n")
-	for _, f := range op.Inline {
-		fmt.Fprintf(b, "  file %s %#o %q\n", f.Name, f.Mode, f.Data)
-	}
 }

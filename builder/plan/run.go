@@ -30,13 +30,24 @@ func (p *planner) run(s *stage, c *command, i *instructions.RunCommand) error {
 	if op.Network, err = p.network(i); err != nil {
 		return err
 	}
+	if op.Security, err = p.security(i); err != nil {
+		return err
+	}
+	if op.Devices, err = p.devices(i); err != nil {
+		return err
+	}
+	var reads []*Step
+	if op.Mounts, reads, err = p.mounts(s, c, i); err != nil {
+		return err
+	}
 	op.Env, op.Proxy, op.Hostname = s.env.pairs(), p.proxy, p.hostname()
 	op.Dir, op.User = s.image.Config.WorkingDir, s.image.Config.User
 	if op.Dir == "" {
 		op.Dir = "/"
 	}
 	history := "RUN " + strings.Join(append(s.argPrefix(), op.Args...), " ") + " # buildkit"
-	p.add(s, c, p.title(s, shown(runLex(p.file.EscapeToken), written(i)+summary, s.env), c), op)
+	text := shown(runLex(p.file.EscapeToken), written(i)+summary, masked(s.env, op.Mounts))
+	p.add(s, c, p.title(s, text, c), op, reads...)
 	return s.record(history, true)
 }
 
@@ -151,6 +162,46 @@ func (p *planner) network(i *instructions.RunCommand) (string, error) {
 		return mode, nil
 	}
 	return "", fmt.Errorf("unsupported network mode %q", mode)
+}
+
+// security says whether a RUN is confined. What is not exactly the word for no confinement is never that.
+func (p *planner) security(i *instructions.RunCommand) (string, error) {
+	switch mode := instructions.GetSecurity(i); mode {
+	case instructions.SecuritySandbox:
+		return SecuritySandbox, nil
+	case instructions.SecurityInsecure:
+		if !slices.Contains(p.opts.Allow, "security.insecure") {
+			return "", errors.New("security.insecure is not allowed")
+		}
+		return SecurityInsecure, nil
+	default:
+		return "", fmt.Errorf("unsupported security mode %q", mode)
+	}
+}
+
+func (p *planner) devices(i *instructions.RunCommand) ([]Device, error) {
+	var out []Device
+	for _, d := range instructions.GetDevices(i) {
+		if d.Name == "" {
+			return nil, errors.New("a device needs a name")
+		}
+		if !slices.Contains(p.opts.Allow, "device") && !slices.Contains(p.opts.Allow, "device="+d.Name) {
+			return nil, fmt.Errorf("device %s is requested by the build but not allowed", d.Name)
+		}
+		out = append(out, Device{Name: d.Name, Required: d.Required})
+	}
+	return out, nil
+}
+
+// masked is env with stars for what secrets will be, so that progress does not show another value in their place.
+func masked(env *environ, mounts []Mount) *environ {
+	for _, m := range mounts {
+		if m.Env != "" {
+			env = env.clone()
+			env.set(m.Env, "****")
+		}
+	}
+	return env
 }
 
 func (p *planner) hostname() string {

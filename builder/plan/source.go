@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -20,8 +21,12 @@ type source struct {
 	image   *Image // nil as long as it is not known
 	context string // key of the named context that gave it
 	dir     bool   // the named context is a directory
+	fetch   Op     // what fetches the named context, when that is needed
 	shown   string // the name that progress shows
 }
+
+// files says whether src is files and nothing else: it has no config that a stage could begin with.
+func (src source) files() bool { return src.dir || src.fetch != nil }
 
 // resolveSource finds out what s rests on, and adds it to the missing images when it is not known.
 func (p *planner) resolveSource(s *stage) error {
@@ -56,7 +61,7 @@ func (p *planner) find(s *stage) (source, error) {
 	if s.baseName == empty {
 		return source{}, nil
 	}
-	if key, ok := p.context(s.baseName); ok {
+	if key, ok := p.context(s.baseName, s.platform); ok {
 		return p.contextSource(key, s)
 	}
 	image, err := name.Parse(s.baseName)
@@ -83,26 +88,47 @@ func contextName(text string) (string, error) {
 	return strings.TrimSuffix(ref.Familiar(), ":"+name.DefaultTag), nil
 }
 
+// platformMark stands in the key of a named context before the platform that it is for.
+const platformMark = "::"
+
 func (p *planner) nameContexts() error {
 	p.contexts = map[string]string{}
 	for key := range p.opts.Contexts {
-		familiar, err := contextName(key)
+		text, platform, marked := strings.Cut(key, platformMark)
+		familiar, err := contextName(text)
 		if err != nil {
 			return fmt.Errorf("invalid context name %s: %w", key, err)
+		}
+		if marked {
+			parsed, err := platforms.Parse(platform)
+			if err != nil {
+				return fmt.Errorf("invalid context name %s: %w", key, err)
+			}
+			familiar += platformMark + formatPlatform(parsed)
+		}
+		if other, ok := p.contexts[familiar]; ok {
+			return fmt.Errorf("context names %s and %s mean the same", min(key, other), max(key, other))
 		}
 		p.contexts[familiar] = key
 	}
 	return nil
 }
 
-// context returns the key of the named context that stands for text, a stage or an image.
-func (p *planner) context(text string) (string, bool) {
+// context returns the key of the named context that stands for text, a stage or an image, on a platform; nil is
+// the target's.
+func (p *planner) context(text string, platform *ocispec.Platform) (string, bool) {
 	if len(p.contexts) == 0 || strings.EqualFold(text, empty) || strings.EqualFold(text, "context") {
 		return "", false
 	}
 	familiar, err := contextName(text)
 	if err != nil {
 		return "", false
+	}
+	if platform == nil {
+		platform = &p.target
+	}
+	if key, ok := p.contexts[familiar+platformMark+formatPlatform(*platform)]; ok {
+		return key, true
 	}
 	key, ok := p.contexts[familiar]
 	return key, ok
@@ -113,30 +139,48 @@ func (p *planner) context(text string) (string, bool) {
 func (p *planner) contextSource(key string, s *stage) (source, error) {
 	value := p.opts.Contexts[key]
 	src := source{context: key}
-	image, isImage := strings.CutPrefix(value, "docker-image://")
-	layout, isLayout := strings.CutPrefix(value, "oci-layout://")
-	switch {
-	case isImage && image == empty:
-		return src, nil
-	case isImage:
-		ref, err := name.Parse(image)
-		if err != nil {
-			return src, fmt.Errorf("named context %q: %w", key, err)
-		}
-		src.ref, src.shown = p.ref(ref.String(), s), fmt.Sprintf("[context %s] %s", key, image)
-		return src, nil
-	case isLayout && layout == "":
-		return src, fmt.Errorf("named context %q: %s names no directory", key, value)
-	case isLayout:
-		src.ref, src.shown = p.ref(value, s), fmt.Sprintf("[context %s] OCI load from %s", key, layout)
-		return src, nil
-	case value == "":
+	if value == "" {
 		return src, fmt.Errorf("named context %q has no value", key)
-	case strings.Contains(value, "://") || strings.HasPrefix(value, "git@"):
-		return src, fmt.Errorf("named context %q: %s is not supported yet", key, value)
 	}
-	src.dir = true
+	switch KindOf(value) {
+	case DirectoryContext:
+		src.dir = true
+		return src, nil
+	case ImageContext:
+		return p.imageSource(src, strings.TrimPrefix(value, imagePrefix), s)
+	case LayoutContext:
+		dir := strings.TrimPrefix(value, layoutPrefix)
+		if dir == "" {
+			return src, fmt.Errorf("named context %q: %s names no directory", key, value)
+		}
+		src.ref, src.shown = p.ref(value, s), fmt.Sprintf("[context %s] OCI load from %s", key, dir)
+		return src, nil
+	case GitContext, HTTPContext:
+		op, err := Fetch(value, true, nil)
+		src.fetch, src.shown = op, fmt.Sprintf("[context %s] %s", key, redacted(value))
+		return src, err
+	}
+	return src, fmt.Errorf("named context %q: unsupported context source %s", key, value)
+}
+
+func (p *planner) imageSource(src source, image string, s *stage) (source, error) {
+	if image == empty {
+		return src, nil
+	}
+	ref, err := name.Parse(image)
+	if err != nil {
+		return src, fmt.Errorf("named context %q: %w", src.context, err)
+	}
+	src.ref, src.shown = p.ref(ref.String(), s), fmt.Sprintf("[context %s] %s", src.context, image)
 	return src, nil
+}
+
+// redacted is a URL without the password that it may hold.
+func redacted(text string) string {
+	if u, err := url.Parse(text); err == nil {
+		return u.Redacted()
+	}
+	return text
 }
 
 // checkImagePlatform warns of an image that is made for another platform than the one it is used for.
@@ -187,7 +231,7 @@ func (p *planner) arm(s *stage) (bool, error) {
 		if err := p.link(&trigger); err != nil {
 			return false, fmt.Errorf("ONBUILD %s: %w", summarize(text), err)
 		}
-		added = added || trigger.from != nil
+		added = added || trigger.reads()
 		commands = append(commands, trigger)
 	}
 	s.commands = append(commands, s.commands...)

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,6 +21,7 @@ import (
 // stage is one FROM with its instructions, or an image that a COPY --from names.
 type stage struct {
 	name     string // as declared, lower case; "" for none
+	comment  string // the description above its FROM
 	label    string // as shown: the name, or "stage-1"
 	baseName string // what it is FROM, variables replaced
 	platform *ocispec.Platform
@@ -37,6 +37,7 @@ type stage struct {
 	armed    bool // the base's ONBUILD triggers are among commands
 
 	total, count int // steps that progress counts, and how many of them have a name
+	notes        notes
 	state
 }
 
@@ -52,12 +53,17 @@ type state struct {
 	used          map[string][]parser.Range // where CMD, ENTRYPOINT and HEALTHCHECK were given last
 }
 
-// command is an instruction with the stage that it reads.
+// command is an instruction with the stages that it reads.
 type command struct {
 	instructions.Command
 	where   []parser.Range
-	from    *stage // of COPY --from
-	onbuild string // the text of the trigger, when it is one
+	sources []*stage // of COPY --from, and of each mount of a RUN: nil for one that reads no stage
+	onbuild string   // the text of the trigger, when it is one
+}
+
+// reads says whether c reads a stage.
+func (c *command) reads() bool {
+	return slices.ContainsFunc(c.sources, func(s *stage) bool { return s != nil })
 }
 
 // empty is the name of the image without anything in it.
@@ -80,11 +86,12 @@ func (p *planner) listStages() error {
 
 func (p *planner) newStage(i int, src instructions.Stage) (*stage, error) {
 	p.lint = p.file.Linter().WithMergedConfigFromComments(src.Comments)
-	s := &stage{name: src.Name, label: src.Name, where: src.Location, text: src.SourceCode}
+	s := &stage{name: src.Name, label: src.Name, comment: src.DocComment, where: src.Location, text: src.SourceCode}
 	if s.label == "" {
 		s.label = fmt.Sprintf("stage-%d", i)
 	}
 	name, err := expand(p.lex, src.BaseName, p.globals)
+	s.noteUsed(name)
 	p.checkFromArgs(name, src.Location)
 	if err != nil {
 		return nil, err
@@ -92,22 +99,41 @@ func (p *planner) newStage(i int, src instructions.Stage) (*stage, error) {
 	if s.baseName = name.Result; s.baseName == "" {
 		return nil, fmt.Errorf("base name (%s) should not be blank", src.BaseName)
 	}
-	if s.platform, err = p.stagePlatform(src); err != nil {
+	if s.platform, err = p.stagePlatform(s, src); err != nil {
 		return nil, err
 	}
-	if key, ok := p.context(s.name); ok {
+	if key, ok := p.context(s.name, s.platform); ok && KindOf(p.opts.Contexts[key]) != StageContext {
 		s.standIn = key
 		return s, nil
 	}
 	for _, c := range src.Commands {
 		s.commands = append(s.commands, command{Command: c, where: c.Location()})
 	}
-	s.base = p.byName[strings.ToLower(s.baseName)]
+	if s.base, err = p.stageNamed(s.baseName, s.platform); err != nil {
+		return nil, err
+	}
 	s.total = countSteps(src.Commands)
 	if s.baseName != empty && s.base == nil {
 		s.total++
 	}
 	return s, nil
+}
+
+// stageNamed returns the stage that text means: one of that name, or the one that a named context puts in the
+// place of that name. It is nil when there is none.
+func (p *planner) stageNamed(text string, platform *ocispec.Platform) (*stage, error) {
+	key, ok := p.context(text, platform)
+	if !ok || KindOf(p.opts.Contexts[key]) != StageContext {
+		return p.byName[strings.ToLower(text)], nil
+	}
+	want := strings.TrimPrefix(p.opts.Contexts[key], stagePrefix)
+	if s := p.byName[strings.ToLower(want)]; s != nil {
+		return s, nil
+	}
+	if i, err := strconv.Atoi(want); err == nil && i >= 0 && i < min(len(p.stages), len(p.file.Stages)) {
+		return p.stages[i], nil
+	}
+	return nil, fmt.Errorf("named context %q: no stage %q is defined before", key, want)
 }
 
 // countSteps counts the instructions that progress numbers.
@@ -123,11 +149,12 @@ func countSteps(commands []instructions.Command) int {
 }
 
 // stagePlatform evaluates --platform; nil when it is not given.
-func (p *planner) stagePlatform(src instructions.Stage) (*ocispec.Platform, error) {
+func (p *planner) stagePlatform(s *stage, src instructions.Stage) (*ocispec.Platform, error) {
 	if src.Platform == "" {
 		return nil, nil
 	}
 	word, err := expand(p.lex, src.Platform, p.globals)
+	s.noteUsed(word)
 	p.checkFromArgs(word, src.Location)
 	p.checkRedundantPlatform(src, word)
 	p.checkConstPlatform(src, word)
@@ -201,9 +228,10 @@ func (p *planner) findGoal() error {
 		p.goal = p.stages[len(p.stages)-1]
 		return nil
 	}
-	if s, ok := p.byName[strings.ToLower(target)]; ok {
-		p.goal = s
-		return nil
+	named, err := p.stageNamed(target, nil)
+	if named != nil || err != nil {
+		p.goal = named
+		return err
 	}
 	if i, err := strconv.Atoi(target); err == nil && i >= 0 && i < len(p.stages) {
 		p.goal = p.stages[i]
@@ -214,116 +242,4 @@ func (p *planner) findGoal() error {
 		labels = append(labels, s.label)
 	}
 	return suggest.WrapError(fmt.Errorf("target stage %q could not be found", target), target, labels, true)
-}
-
-// linkStages finds the stage that each COPY --from reads, and refuses stages that read each other.
-func (p *planner) linkStages() error {
-	for _, s := range p.stages[:len(p.file.Stages)] {
-		for i := range s.commands {
-			if err := p.link(&s.commands[i]); err != nil {
-				return p.file.Wrap(s.commands[i].where, err)
-			}
-		}
-	}
-	p.alone = len(p.stages) == 1
-	return p.refuseCycles()
-}
-
-// link finds the stage that c reads, if it names one. An image that is not a stage becomes one.
-func (p *planner) link(c *command) error {
-	cp, ok := c.Command.(*instructions.CopyCommand)
-	if !ok || cp.From == "" {
-		return nil
-	}
-	plain, _, err := p.lex.ProcessWord(cp.From, newEnviron())
-	if err != nil {
-		return err
-	}
-	if plain != cp.From {
-		return errors.New("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround")
-	}
-	if i, err := strconv.Atoi(cp.From); err == nil {
-		if i < 0 || i >= len(p.file.Stages) {
-			return fmt.Errorf("invalid stage index %d", i)
-		}
-		c.from = p.stages[i]
-		return nil
-	}
-	if c.from, ok = p.byName[strings.ToLower(cp.From)]; !ok {
-		c.from = &stage{baseName: cp.From, label: cp.From, where: c.where, text: "FROM " + cp.From, implicit: true}
-		p.stages = append(p.stages, c.from)
-	}
-	return nil
-}
-
-// refuseCycles looks for stages that copy from each other in a circle.
-func (p *planner) refuseCycles() error {
-	const entered, left = 1, 2
-	marks := map[*stage]int{}
-	var visit func(s *stage) *command
-	visit = func(s *stage) *command {
-		marks[s] = entered
-		defer func() { marks[s] = left }()
-		for i := range s.commands {
-			c := &s.commands[i]
-			if c.from == nil || marks[c.from] == left {
-				continue
-			}
-			if marks[c.from] == entered {
-				return c
-			}
-			if found := visit(c.from); found != nil {
-				return found
-			}
-		}
-		return nil
-	}
-	for _, s := range p.stages {
-		if marks[s] != 0 {
-			continue
-		}
-		if c := visit(s); c != nil {
-			return p.file.Wrap(c.where, fmt.Errorf("circular dependency detected on stage: %s", s.label))
-		}
-	}
-	return nil
-}
-
-// reach finds the stages that the target needs, resolving what they rest on as it goes: an image may bring
-// triggers that need further stages.
-func (p *planner) reach() error {
-	for again := true; again; {
-		p.needed = map[*stage]bool{}
-		p.need(p.goal)
-		again = false
-		for _, s := range slices.Clone(p.stages) {
-			if !p.needed[s] {
-				continue
-			}
-			if err := p.resolveSource(s); err != nil {
-				return p.file.Wrap(s.where, err)
-			}
-			added, err := p.arm(s)
-			if err != nil {
-				return p.file.Wrap(s.where, err)
-			}
-			again = again || added
-		}
-	}
-	return p.refuseCycles()
-}
-
-func (p *planner) need(s *stage) {
-	if p.needed[s] {
-		return
-	}
-	p.needed[s] = true
-	if s.base != nil {
-		p.need(s.base)
-	}
-	for _, c := range s.commands {
-		if c.from != nil {
-			p.need(c.from)
-		}
-	}
 }

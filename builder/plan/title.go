@@ -12,9 +12,12 @@ import (
 
 // title counts a step of s and returns its name as progress shows it: "[build 2/5] RUN make". c is nil for
 // FROM.
-func (p *planner) title(s *stage, text string, c *command) string {
+func (p *planner) title(s *stage, text string, c *command) string { return p.prefix(s, c) + text }
+
+// prefix counts a step of s and returns what its name begins with.
+func (p *planner) prefix(s *stage, c *command) string {
 	if s.total == 0 {
-		return text
+		return ""
 	}
 	var b strings.Builder
 	b.WriteString("[")
@@ -30,7 +33,7 @@ func (p *planner) title(s *stage, text string, c *command) string {
 	if c != nil && c.onbuild != "" {
 		b.WriteString("ONBUILD ")
 	}
-	return b.String() + text
+	return b.String()
 }
 
 // platformTitle is the platform that a step runs for, and after an arrow the one that it works for when

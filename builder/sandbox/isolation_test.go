@@ -276,3 +276,26 @@ func TestHosts(t *testing.T) {
 		}
 	}
 }
+
+// TestInsecure is the one way out of the confinement, and only the namespaces are left of it.
+func TestInsecure(t *testing.T) {
+	b := newBox(t, busybox(t))
+	confined := b.sh("grep -E 'CapEff|Seccomp:' /proc/self/status; ls /dev; mount -t tmpfs x /tmp || echo refused")
+	b = newBox(t, busybox(t))
+	b.Insecure = true
+	out := b.sh("grep -E 'CapEff|Seccomp:' /proc/self/status; ls /dev; mount -t tmpfs x /tmp && echo mounted; ps | wc -l")
+	for _, want := range []string{"Seccomp:\t0", "mounted"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if strings.Contains(confined, "mounted") || !strings.Contains(confined, "refused") || strings.Contains(confined, "Seccomp:\t0") {
+		t.Errorf("what is not insecure may:\n%s", confined)
+	}
+	if len(strings.Fields(out)) <= len(strings.Fields(confined)) {
+		t.Errorf("no device of the machine is there:\n%s", out)
+	}
+	if len(b.changed()) > 0 {
+		t.Errorf("left in the layer: %v", b.changed())
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -132,6 +133,9 @@ func (r *run) kernelOps() ([]child.Op, error) {
 	ops := []child.Op{
 		child.Mount{Type: "proc", Target: "proc", Attr: nosuid | nodev | noexec},
 	}
+	if r.spec.Insecure {
+		return append(ops, child.Mount{Type: "sysfs", Target: "sys", Attr: nosuid | nodev | noexec}), nil
+	}
 	if r.network == NetHost && overlay.UserXattr() {
 		// Only the owner of a network namespace may mount sysfs, and the machine's is not ours.
 		ops = append(ops, child.Bind{From: "/sys", Target: "sys", Attr: nosuid | nodev | noexec | rdonly, Recursive: true})
@@ -182,6 +186,25 @@ func (r *run) deviceOps() []child.Op {
 		child.Symlink{Target: "/proc/self/fd/2", Path: "dev/stderr"},
 		child.Symlink{Target: "/proc/kcore", Path: "dev/core"},
 	)
+}
+
+// machineDevices are the other device nodes of the machine's /dev, for a command that may use them. Of directories in
+// it, those of devices that programs look for by name.
+func machineDevices() []child.Op {
+	var ops []child.Op
+	for _, dir := range []string{"", "net", "mapper", "snd", "dri", "input"} {
+		entries, err := os.ReadDir(filepath.Join("/dev", dir))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			name := filepath.Join(dir, e.Name())
+			if e.Type()&fs.ModeDevice != 0 && !slices.Contains(ownDevices, name) {
+				ops = append(ops, child.Bind{From: filepath.Join("/dev", name), Target: "dev/" + name, Make: child.MakeFile})
+			}
+		}
+	}
+	return ops
 }
 
 // ownDevices are the names in /dev that are the sandbox's.

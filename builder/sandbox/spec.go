@@ -40,6 +40,10 @@ type Spec struct {
 	Dir  string   // working directory inside the tree; "" is "/"
 	User User
 
+	// Insecure gives the command every capability that we have, all devices of the machine, a writable /sys, and no
+	// system call filter: what `docker run --privileged` means. Namespaces are all that is left.
+	Insecure bool
+
 	Hostname string // "" is "builder"
 	Network  Network
 	Hosts    []HostEntry // added to /etc/hosts

@@ -14,6 +14,8 @@ import (
 	"builder/builder/dockerfile"
 	"builder/builder/plan"
 	"builder/builder/progress"
+	"builder/builder/secret"
+	"builder/builder/sshagent"
 	"builder/oci/name"
 
 	"github.com/spf13/cobra"
@@ -21,10 +23,10 @@ import (
 
 // buildFlags are the flags of `builder build`, named as docker buildx names them.
 type buildFlags struct {
-	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms []string
-	file, target, network, progress, iidFile, metadataFile                      string
-	noCache, pull, push, explain, quiet                                         bool
-	jobs                                                                        int
+	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
+	call, file, target, network, progress, iidFile, metadataFile                              string
+	check, noCache, pull, push, explain, quiet                                                bool
+	jobs                                                                                      int
 
 	net     netFlags
 	sandbox sandboxFlags
@@ -54,8 +56,12 @@ func newBuild(g *global) *cobra.Command {
 	fl.BoolVar(&f.pull, "pull", false, "ask the registry for base images even if the store has them")
 	fl.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=oci|docker|tar|local|image,dest=PATH,…`; may be repeated")
 	fl.BoolVar(&f.push, "push", false, "push the image under each of its names")
+	fl.StringArrayVar(&f.secrets, "secret", nil, "`id=ID[,src=FILE|env=NAME]` that RUN --mount=type=secret may ask for")
+	fl.StringArrayVar(&f.ssh, "ssh", nil, "`default` or id[=SOCKET|KEY,…]: an agent or keys that RUN --mount=type=ssh may ask for")
+	fl.BoolVar(&f.check, "check", false, "check the Dockerfile instead of building it; short for --call=check")
+	fl.StringVar(&f.call, "call", "build", "`question`: check, outline or targets tell of the Dockerfile instead of building it; ,format=json for programs")
 	fl.StringVar(&f.network, "network", "default", "`network` of RUN: default, none or host")
-	fl.StringSliceVar(&f.allow, "allow", nil, "grant an `entitlement`: network.host")
+	fl.StringSliceVar(&f.allow, "allow", nil, "grant an `entitlement`: network.host, security.insecure or device[=NAME]")
 	fl.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
 	fl.StringVar(&f.metadataFile, "metadata-file", "", "write what was made to this `file`, as JSON")
 	fl.StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
@@ -64,7 +70,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.IntVarP(&f.jobs, "jobs", "j", 0, "`number` of steps at the same time (default the CPUs, at least 2)")
 	f.net.register(c)
 	f.sandbox.register(c)
-	f.refused.register(c, "secret", "ssh", "cache-from", "cache-to", "annotation", "load", "check", "call", "sbom", "provenance", "attest",
+	f.refused.register(c, "cache-from", "cache-to", "annotation", "load", "sbom", "provenance", "attest",
 		"builder", "cgroup-parent", "squash")
 	return c
 }
@@ -73,6 +79,9 @@ func newBuild(g *global) *cobra.Command {
 func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
 	if err := f.refused.check(); err != nil {
 		return err
+	}
+	if f.check {
+		f.call = "check"
 	}
 	outputs, err := f.parseOutputs()
 	if err != nil {
@@ -96,6 +105,9 @@ func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
 		}
 		defer p.Close()
 		o.Progress = p
+		if call, _, _ := strings.Cut(f.call, ","); call != "build" {
+			return f.answer(ctx, g, s, o)
+		}
 		return f.buildAndSend(ctx, g, s, o, outputs)
 	})
 }
@@ -236,8 +248,8 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 		Context: dir, Dockerfile: f.file, Stdin: g.in, Names: f.tags, NoCache: f.noCache, NoCacheFilter: f.noCacheFilter,
 		Pull: f.pull, Explain: f.explain, Jobs: f.jobs, Epoch: os.Getenv("SOURCE_DATE_EPOCH"),
 	}
-	if err := checkContext(dir); err != nil {
-		return o, err
+	if dir == "-" && f.file == "-" {
+		return o, usagef("the context and the Dockerfile cannot both be standard input")
 	}
 	for _, t := range f.tags {
 		if _, err := name.Parse(t); err != nil {
@@ -256,26 +268,40 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 		}
 		o.Platforms = append(o.Platforms, platform)
 	}
+	if o.Secrets, err = readSecrets(f.secrets); err != nil {
+		return o, err
+	}
+	if o.SSH, err = openAgents(f.ssh); err != nil {
+		return o, err
+	}
 	o.Sandbox, err = f.sandbox.options(f.net.ca)
 	return o, err
 }
 
-// checkContext refuses kinds of context that are not supported yet, by name.
-func checkContext(dir string) error {
-	switch {
-	case dir == "-":
-		return usagef("a context on standard input is not supported yet; use a directory, with -f - for the Dockerfile alone")
-	case strings.Contains(dir, "://") || strings.HasPrefix(dir, "git@"):
-		return usagef("%s: a remote context is not supported yet; fetch it and use the directory", dir)
+// openAgents finds the agents and keys of --ssh.
+func openAgents(flags []string) (sshagent.Agents, error) {
+	var sources []sshagent.Source
+	for _, v := range flags {
+		s, err := sshagent.Parse(v)
+		if err != nil {
+			return sshagent.Agents{}, usageError{fmt.Errorf("--ssh: %w", err)}
+		}
+		sources = append(sources, s)
 	}
-	st, err := os.Stat(dir)
-	if err != nil {
-		return fmt.Errorf("build context: %w", err)
+	return sshagent.Open(sources)
+}
+
+// readSecrets reads the values of --secret before anything is built.
+func readSecrets(flags []string) (secret.Secrets, error) {
+	var sources []secret.Source
+	for _, v := range flags {
+		s, err := secret.Parse(v)
+		if err != nil {
+			return secret.Secrets{}, usageError{fmt.Errorf("--secret: %w", err)}
+		}
+		sources = append(sources, s)
 	}
-	if !st.IsDir() {
-		return fmt.Errorf("build context %s: not a directory", dir)
-	}
-	return nil
+	return secret.Read(sources)
 }
 
 func (f *buildFlags) planOptions() (plan.Options, error) {

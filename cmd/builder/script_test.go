@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -136,7 +137,10 @@ func TestScripts(t *testing.T) {
 }
 
 func setupScript(env *testscript.Env) error {
+	web := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(env.WorkDir, "www"))))
+	env.Defer(web.Close)
 	env.Vars = append(env.Vars,
+		"WEB="+web.URL, // serves the script's directory www
 		"PATH="+tools.bin+":"+os.Getenv("PATH"),
 		"BUILDER_ROOT="+filepath.Join(env.WorkDir, "store"),
 		"HOME="+filepath.Join(env.WorkDir, "home"),
