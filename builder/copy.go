@@ -69,6 +69,7 @@ type selection struct {
 	*copier.Listing
 	owner *copier.Owner // of everything copied; nil when there is no --chown
 	draft *snapshot.Draft
+	link  bool
 }
 
 // list selects the files of a COPY, once.
@@ -79,7 +80,7 @@ func (b *build) list(ctx context.Context, s *plan.Step, op *plan.Copy) (*selecti
 	if sel != nil {
 		return sel, nil
 	}
-	sel = &selection{}
+	sel = &selection{link: op.Link}
 	req, err := b.request(ctx, op, sel)
 	if err != nil {
 		return nil, err
@@ -129,7 +130,11 @@ func (sel *selection) extract(ctx context.Context, r io.Reader, dir string) erro
 	if sel.owner != nil {
 		o.Owner = &layer.Owner{UID: sel.owner.UID, GID: sel.owner.GID}
 	}
-	err = layer.Extract(ctx, plain, sel.draft.Upper(), sel.draft.Lower(), o)
+	lower := sel.draft.Lower()
+	if sel.link {
+		lower = nil
+	}
+	err = layer.Extract(ctx, plain, sel.draft.Upper(), lower, o)
 	return errors.Join(err, plain.Close())
 }
 

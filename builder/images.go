@@ -67,6 +67,8 @@ type Layer struct {
 	// Epoch and Copied are the rule for times under which Tree was packed.
 	Epoch  string `json:"epoch,omitempty"`
 	Copied bool   `json:"copied,omitempty"`
+	// Linked says that Tree was packed as if it rested on nothing.
+	Linked bool `json:"linked,omitempty"`
 	// Blob is the encoding that the layer came with.
 	Blob *oci.Descriptor `json:"blob,omitempty"`
 	// From names the repository or layout that has Blob, while the store may not.

@@ -226,7 +226,7 @@ func (b *build) packTree(ctx context.Context, s *plan.Step, id snapshot.ID, w io
 		return layer.Packed{}, err
 	}
 	defer release()
-	return b.store.pack(ctx, Layer{Tree: id, Epoch: b.epoch, Copied: copied(s.Op)}, w)
+	return b.store.pack(ctx, Layer{Tree: id, Epoch: b.epoch, Copied: copied(s.Op), Linked: linked(s.Op)}, w)
 }
 
 // copied reports whether every file of a step's change came by COPY, whose sources'
@@ -236,8 +236,14 @@ func copied(op plan.Op) bool {
 	return ok && !slices.ContainsFunc(c.Sources(), func(s plan.Source) bool { return s.Unpack })
 }
 
+// linked reports whether a step's change is a layer of its own, whatever is below.
+func linked(op plan.Op) bool {
+	c, ok := op.(*plan.Copy)
+	return ok && c.Link
+}
+
 func (b *build) layerOf(s *plan.Step, rec *cache.Record, l cache.Layer) Layer {
-	return Layer{DiffID: l.DiffID, Size: l.Size, Tree: rec.Tree, Epoch: l.Epoch, Copied: copied(s.Op)}
+	return Layer{DiffID: l.DiffID, Size: l.Size, Tree: rec.Tree, Epoch: l.Epoch, Copied: copied(s.Op), Linked: linked(s.Op)}
 }
 
 // report ends the step on the screen and gives its error the place in the Dockerfile.

@@ -174,6 +174,9 @@ func (s *Store) pack(ctx context.Context, l Layer, w io.Writer) (layer.Packed, e
 	if err != nil {
 		return layer.Packed{}, err
 	}
+	if l.Linked {
+		lower = nil
+	}
 	meta, err := s.trees.Meta(l.Tree)
 	if err != nil {
 		return layer.Packed{}, err
