@@ -49,6 +49,11 @@ func (s *Store) lookUp(ctx context.Context, ref string, platform oci.Platform) (
 		return nil, err
 	}
 	desc, manifest, err := oci.Select(ctx, from, root, platform)
+	var other *oci.PlatformError
+	if errors.As(err, &other) && desc.Digest != "" {
+		// The only image there is, for another platform: the plan warns of it.
+		err = nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
