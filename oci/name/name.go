@@ -32,6 +32,9 @@ func Parse(s string) (Ref, error) {
 		return Ref{}, fmt.Errorf("image reference %.300q: %w", s, explain(s, err))
 	}
 	r := Ref{Domain: reference.Domain(named), Path: reference.Path(named)}
+	if r.Domain == "" { // its host is none: "my.reg_istry/app"
+		return Ref{}, fmt.Errorf("image reference %.300q: what stands before the first '/' is no host name", s)
+	}
 	if d, ok := named.(reference.Digested); ok {
 		if r.Digest = d.Digest(); r.Digest.Algorithm() != digest.SHA256 && r.Digest.Algorithm() != digest.SHA512 {
 			return Ref{}, fmt.Errorf("image reference %.300q: digest must be sha256 or sha512", s)
@@ -96,7 +99,11 @@ func (r Ref) Familiar() string {
 	if err != nil {
 		return r.String()
 	}
-	return reference.FamiliarName(named) + r.suffix()
+	short := reference.FamiliarName(named) + r.suffix()
+	if again, err := Parse(short); err != nil || again != r {
+		return r.String() // "docker.io/quay.io/app" without its registry is on another
+	}
+	return short
 }
 
 // Reference is what a registry is asked for: the digest if there is one, else
