@@ -143,7 +143,8 @@ func (b *build) source(ctx context.Context, from plan.From) (copier.Source, erro
 	if !from.Tree {
 		c := b.contexts[from.Context]
 		return copier.Source{
-			Name: c.name, Tree: c.dir.Tree(), Exclude: c.dir.Excluded, WhyHidden: c.whyHidden, Sum: c.memo.Sum,
+			Owned: from.Context == "" && b.main.owned,
+			Name:  c.name, Tree: c.dir.Tree(), Exclude: c.dir.Excluded, WhyHidden: c.whyHidden, Sum: c.memo.Sum,
 		}, nil
 	}
 	src := copier.Source{Name: "an empty tree", Owned: true}

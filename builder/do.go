@@ -48,6 +48,10 @@ func (b *build) command(ctx context.Context, op *plan.Run, draft *snapshot.Draft
 	if err != nil {
 		return err
 	}
+	// A directory that WORKDIR made is there; one that only the base's config names may not be.
+	if err := mkdir(draft, &plan.Mkdir{Path: op.Dir, User: op.User}); err != nil {
+		return err
+	}
 	m := &mounts{b: b, ui: ui}
 	defer func() { err = errors.Join(err, m.close()) }()
 	if err := m.addAll(ctx, op.Mounts); err != nil {

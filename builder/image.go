@@ -32,6 +32,7 @@ func (b *build) image(ctx context.Context, g *plan.Graph) (*Image, error) {
 	if err := b.date(&config, g.BaseHistory, created); err != nil {
 		return nil, err
 	}
+	config.History = fitHistory(config.History, len(layers), config.Created)
 	data, err := json.Marshal(config)
 	if err != nil {
 		return nil, err
@@ -45,6 +46,22 @@ func (b *build) image(ctx context.Context, g *plan.Graph) (*Image, error) {
 		img.Created = *config.Created
 	}
 	return img, nil
+}
+
+// fitHistory makes a history tell of as many layers as there are, where a base's did not,
+// as BuildKit does: rows too many are said to be empty, missing ones are added.
+func fitHistory(rows []ocispec.History, layers int, created *time.Time) []ocispec.History {
+	for i := range rows {
+		if rows[i].EmptyLayer {
+			continue
+		}
+		rows[i].EmptyLayer = layers <= 0
+		layers--
+	}
+	for ; layers > 0; layers-- {
+		rows = append(rows, ocispec.History{Created: created, Comment: "buildkit.exporter.image.v0"})
+	}
+	return rows
 }
 
 // layers are those of a step's tree, bottom first, and when each of those above the

@@ -23,6 +23,7 @@ type mainContext struct {
 	dir        string
 	dockerfile []byte // when the context is nothing but a Dockerfile, or it came by itself
 	remote     bool   // it was brought from outside: no ignore file applies
+	owned      bool   // it was an archive, whose owners mean something
 	draft      *snapshot.Draft
 }
 
@@ -92,6 +93,7 @@ func (c *mainContext) read(ctx context.Context, r io.Reader) error {
 		return err
 	}
 	if tarball.Sniff(head) {
+		c.owned = true
 		return tarball.Unpack(ctx, in, c.dir, tarball.Limits{})
 	}
 	c.dockerfile, err = io.ReadAll(io.LimitReader(in, maxDockerfile+1))

@@ -151,7 +151,7 @@ func unpackFile(ctx context.Context, path string, draft *snapshot.Draft) error {
 	if err != nil {
 		return err
 	}
-	o := layer.ExtractOptions{Dir: ".", Owner: &layer.Owner{}}
+	o := layer.ExtractOptions{Dir: "."}
 	return errors.Join(layer.Extract(ctx, plain, draft.Upper(), draft.Lower(), o), plain.Close())
 }
 

@@ -226,7 +226,7 @@ func TestFindDockerfile(t *testing.T) {
 			t.Errorf("%q: error %v, want %q", flag, err, wantErr)
 		}
 	}
-	expect("", "", "neither Dockerfile nor dockerfile")
+	expect("", "", "neither Dockerfile nor Containerfile")
 	write(t, filepath.Join(dir, "dockerfile"), "")
 	expect("", filepath.Join(dir, "dockerfile"), "")
 	write(t, filepath.Join(cwd, "real"), "")

@@ -10,7 +10,7 @@ import (
 
 // FindDockerfile returns the path of the Dockerfile to build. flag is the value of -f: a path as seen from the current
 // directory, which may lie outside the context and may be a link; "-" (standard input) is returned as it is. Without a
-// flag it is the context's Dockerfile, or else dockerfile. The error of a missing one says where it was looked for and
+// flag it is the context's Dockerfile, or else dockerfile, or else Containerfile. The error of a missing one says where it was looked for and
 // is fs.ErrNotExist.
 func FindDockerfile(contextDir, flag string) (string, error) {
 	if flag == "-" {
@@ -19,7 +19,7 @@ func FindDockerfile(contextDir, flag string) (string, error) {
 	if flag != "" {
 		return findNamed(contextDir, flag)
 	}
-	for _, name := range []string{"Dockerfile", "dockerfile"} {
+	for _, name := range []string{"Dockerfile", "dockerfile", "Containerfile"} {
 		p := filepath.Join(contextDir, name)
 		err := checkFile(p)
 		if err == nil {
@@ -29,7 +29,7 @@ func FindDockerfile(contextDir, flag string) (string, error) {
 			return "", fmt.Errorf("open %s: %w", p, err)
 		}
 	}
-	return "", fmt.Errorf("find Dockerfile: neither Dockerfile nor dockerfile in %q (name another with -f): %w", contextDir, fs.ErrNotExist)
+	return "", fmt.Errorf("find Dockerfile: neither Dockerfile nor Containerfile in %q (name another with -f): %w", contextDir, fs.ErrNotExist)
 }
 
 func findNamed(contextDir, flag string) (string, error) {

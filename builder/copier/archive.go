@@ -83,7 +83,7 @@ func (t *target) extract(ctx context.Context, e *entry) error {
 	if err != nil {
 		return err
 	}
-	fd, err := t.mkdirAll(at)
+	fd, err := t.mkdirAll(at, usualDir)
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func (t *target) place(ctx context.Context, entries []*entry) error {
 	if p.kids, err = fold(p.kids, strings.TrimSuffix(p.dest, "/")); err != nil {
 		return err
 	}
-	fd, err := t.mkdirAll(at)
+	fd, err := t.mkdirAll(at, t.parentMode())
 	if err != nil {
 		return err
 	}
@@ -159,8 +159,8 @@ func (t *target) resolve(dest string) (string, *overlay.Node, error) {
 func isNotDir(err error) bool { return errors.Is(err, unix.ENOTDIR) }
 
 // mkdirAll makes the directory at, a path without links, and opens it in upper. Directories that the tree has come up
-// with their metadata; the others are made as BuildKit does: 0755 or an octal Chmod, and 0:0 or Owner.
-func (t *target) mkdirAll(at string) (int, error) {
+// with their metadata; the others get mode, and 0:0 or Owner.
+func (t *target) mkdirAll(at string, mode uint32) (int, error) {
 	have, missing, err := t.deepest(at)
 	if err != nil {
 		return -1, err
@@ -176,7 +176,7 @@ func (t *target) mkdirAll(at string) (int, error) {
 		return -1, fmt.Errorf("open /%s: %w", have, err)
 	}
 	for _, name := range missing {
-		next, err := t.mkdirParent(fd, name)
+		next, err := t.mkdirParent(fd, name, mode)
 		unix.Close(fd)
 		if err != nil {
 			return -1, fmt.Errorf("make directory %q of /%s: %w", name, at, err)
@@ -224,18 +224,26 @@ func child(dir *overlay.Node, name string) (*overlay.Node, error) {
 	return n, nil
 }
 
-func (t *target) mkdirParent(parent int, name string) (int, error) {
+// usualDir is the mode of a directory that nobody asked for.
+const usualDir = 0o755
+
+// parentMode is that of the directories made on the way to the destination, as BuildKit has it: 0755, or what an octal
+// Chmod says but for set-id and sticky bits.
+func (t *target) parentMode() uint32 {
+	if t.chmod.octal {
+		return t.chmod.value & 0o777
+	}
+	return usualDir
+}
+
+func (t *target) mkdirParent(parent int, name string, mode uint32) (int, error) {
 	fd, _, err := mkdirIn(parent, name, false)
 	if err != nil {
 		return -1, err
 	}
-	bits := uint32(0o755)
-	if t.chmod.octal {
-		bits = t.chmod.value
-	}
 	err = t.own(fd, Owner{})
 	if err == nil {
-		err = unix.Fchmod(fd, bits)
+		err = unix.Fchmod(fd, mode)
 	}
 	if err != nil {
 		unix.Close(fd)

@@ -42,7 +42,7 @@ func TestMetadata(t *testing.T) {
 		{"owner", Request{Sources: owned(src, "top"), Dest: "/a/b", Owner: bob}, map[string]string{
 			"a": "0755 7:8", "a/b": "0755 7:8", "a/b/in": "0710 7:8", "a/b/in/f": "4755 7:8", "a/b/g": "2640 7:8", "a/b/l": "0777 7:8"}},
 		{"octal mode", Request{Sources: from(src, "top"), Dest: "/a/b", Chmod: "2750"}, map[string]string{
-			"a": "2750 0:0", "a/b": "2750 0:0", "a/b/in": "2750 0:0", "a/b/in/f": "2750 0:0", "a/b/l": "0777 0:0"}},
+			"a": "0750 0:0", "a/b": "0750 0:0", "a/b/in": "2750 0:0", "a/b/in/f": "2750 0:0", "a/b/l": "0777 0:0"}},
 		{"symbolic mode", Request{Sources: from(src, "top"), Dest: "/a/b", Chmod: "u=rwX,go=rX"}, map[string]string{
 			"a": "0755 0:0", "a/b": "0755 0:0", "a/b/in": "0755 0:0", "a/b/in/f": "0755 0:0", "a/b/g": "0644 0:0", "a/b/l": "0777 0:0"}},
 		{"here-document", Request{Inline: []File{{"x", nil}}, Dest: "/a/", Owner: bob}, map[string]string{"a": "0755 7:8", "a/x": "0644 7:8"}},

@@ -19,7 +19,7 @@ func (p *planner) addFiles(s *stage, c *command, i *instructions.AddCommand) err
 	if err != nil {
 		return err
 	}
-	op := &Copy{Add: true, Link: i.Link, Exclude: i.ExcludePatterns}
+	op := &Copy{Add: true, Link: i.Link && i.Chmod == "", Exclude: i.ExcludePatterns}
 	t := transfer{name: "ADD", files: i.SourcesAndDest, chown: i.Chown, chmod: i.Chmod, prefix: p.prefix(s, c)}
 	var sources []Source
 	for n, src := range i.SourcePaths {

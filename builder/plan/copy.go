@@ -38,8 +38,9 @@ func (p *planner) copyFiles(s *stage, c *command, i *instructions.CopyCommand) e
 		return err
 	}
 	op := &Copy{
-		Source: Source{From: from, Paths: i.SourcePaths},
-		Link:   i.Link, Parents: i.Parents, Exclude: i.ExcludePatterns,
+		Source:  Source{From: from, Paths: i.SourcePaths},
+		Link:    i.Link && i.Chmod == "", // as BuildKit has it: a mode turns the link off
+		Parents: i.Parents, Exclude: i.ExcludePatterns,
 	}
 	if len(c.sources) == 0 {
 		p.checkIgnored(c, "Copy", i.SourcePaths)

@@ -50,8 +50,8 @@ func Sniff(head []byte) bool {
 	return err == nil
 }
 
-// Unpack unpacks a tar, plain or compressed as Sniff knows it, into the empty directory dir. All files belong to the
-// caller, whatever the tar says. The tar is taken to be hostile: names that lead out of dir are refused, links are made
+// Unpack unpacks a tar, plain or compressed as Sniff knows it, into the empty directory dir. Files belong to whom
+// the tar says. The tar is taken to be hostile: names that lead out of dir are refused, links are made
 // but never followed out of it, and what goes beyond the limits ends it. An error leaves dir half filled.
 func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) error {
 	if limits.MaxBytes == 0 {
@@ -74,7 +74,6 @@ func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) error {
 	b := &bounded{r: plain, left: limits.MaxBytes}
 	o := layer.ExtractOptions{
 		Dir:    ".",
-		Owner:  &layer.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())},
 		Limits: layer.Limits{MaxBytes: limits.MaxBytes, MaxEntries: limits.MaxEntries},
 	}
 	err = layer.Extract(ctx, b, dir, overlay.Stack{}, o)
