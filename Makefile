@@ -10,7 +10,7 @@ TESTFLAGS   ?= -count=1 -timeout=20m
 PACKAGES    ?= ./...
 
 .DEFAULT_GOAL := build
-.PHONY: build demo setup test race bench lint fmt clean help
+.PHONY: build demo setup test conformance race bench lint fmt clean help
 
 build: ## the static binary, bin/builder
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/builder ./cmd/builder
@@ -22,7 +22,10 @@ setup: ## what the tests need from outside: packages, base images
 	testdata/setup.sh
 
 test: setup ## every test, against the real kernel, tools and a registry
-	CGO_ENABLED=0 $(GO) test $(TESTFLAGS) $(PACKAGES)
+	CGO_ENABLED=0 BUILDER_TEST_BUILDAH=no $(GO) test $(TESTFLAGS) $(PACKAGES)
+
+conformance: setup ## every case of testdata/conformance, held against buildah too
+	CGO_ENABLED=0 $(GO) test $(TESTFLAGS) -run '^TestConformance$$' ./cmd/builder
 
 race: setup ## the same under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -short $(TESTFLAGS) $(PACKAGES)

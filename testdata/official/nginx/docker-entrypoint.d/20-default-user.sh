@@ -1,0 +1,3 @@
+#!/bin/sh
+# The user is given on the command line.
+sed -i '/^user /d' /etc/nginx/nginx.conf
