@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,7 +106,7 @@ func (i *Image) shown() string {
 // spec is what the image's config and the options say together.
 func (o RunOptions) spec(config *oci.Image, draft *snapshot.Draft) (sandbox.Spec, error) {
 	c := config.Config
-	userSpec := firstOf(o.User, c.User)
+	userSpec := cmp.Or(o.User, c.User)
 	user, home, err := sandbox.LookupUser(draft.Lower(), userSpec)
 	if err != nil {
 		return sandbox.Spec{}, err
@@ -123,7 +124,7 @@ func (o RunOptions) spec(config *oci.Image, draft *snapshot.Draft) (sandbox.Spec
 	if o.TTY {
 		spec.Env = mergeEnv([]string{"TERM=xterm"}, spec.Env)
 	}
-	spec.Dir = firstOf(o.Dir, c.WorkingDir, "/")
+	spec.Dir = cmp.Or(o.Dir, c.WorkingDir, "/")
 	spec.User, spec.Hostname, spec.Network = user, o.Hostname, network
 	spec.Mounts = o.Volumes
 	spec.Stdin, spec.Stdout, spec.Stderr, spec.TTY = o.Stdin, o.Stdout, o.Stderr, o.TTY
@@ -164,13 +165,4 @@ func mergeEnv(base, over []string) []string {
 		out = append(out, kv)
 	}
 	return out
-}
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }

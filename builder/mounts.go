@@ -15,6 +15,8 @@ import (
 	"builder/builder/sshagent"
 	"builder/overlay"
 	"builder/snapshot"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // mounts are what a RUN finds at some of its paths while it runs, and what has to be
@@ -112,11 +114,7 @@ func (b *build) bindTree(ctx context.Context, w *plan.Mount) (overlay.Stack, err
 		}
 		return b.store.trees.Stack(id)
 	}
-	l, err := b.listMount(ctx, w)
-	if err != nil {
-		return nil, err
-	}
-	sum, _, err := l.Digest(ctx)
+	l, sum, err := b.selectMount(ctx, w)
 	if err != nil {
 		return nil, err
 	}
@@ -142,14 +140,19 @@ func (b *build) keepContext(ctx context.Context, l *copier.Listing, id snapshot.
 	return err
 }
 
-// listMount selects what a bind mount shows of its source.
-func (b *build) listMount(ctx context.Context, w *plan.Mount) (*copier.Listing, error) {
+// selectMount selects what a bind mount shows of its source, and digests it.
+func (b *build) selectMount(ctx context.Context, w *plan.Mount) (*copier.Listing, digest.Digest, error) {
 	src, err := b.source(ctx, w.From)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	src.Paths = []string{w.Source}
-	return copier.List(ctx, copier.Request{Sources: []copier.Source{src}, Dest: w.Source, Dir: "/"})
+	l, err := copier.List(ctx, copier.Request{Sources: []copier.Source{src}, Dest: w.Source, Dir: "/"})
+	if err != nil {
+		return nil, "", err
+	}
+	sum, _, err := l.Digest(ctx)
+	return l, sum, err
 }
 
 // mountKey lists what a step's result depends on through a mount: the content that it
@@ -163,11 +166,7 @@ func (b *build) mountKey(ctx context.Context, in *cache.Inputs, w *plan.Mount) e
 	case plan.TmpfsMount:
 		in.Add(name+" size", fmt.Sprint(w.Size))
 	case plan.BindMount:
-		l, err := b.listMount(ctx, w)
-		if err != nil {
-			return err
-		}
-		sum, _, err := l.Digest(ctx)
+		_, sum, err := b.selectMount(ctx, w)
 		if err != nil {
 			return err
 		}
