@@ -4,16 +4,21 @@
 
 GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+TAGS        := -tags pid1
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TESTFLAGS   ?= -count=1 -timeout=20m
 PACKAGES    ?= ./...
 
 .DEFAULT_GOAL := build
-.PHONY: build demo setup test conformance race bench lint fmt clean help
+.PHONY: build pid1 demo setup test conformance race bench lint fmt clean help
 
-build: ## the static binary, bin/builder
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/builder ./cmd/builder
+build: pid1 ## the static binary, bin/builder
+	CGO_ENABLED=0 $(GO) build $(TAGS) -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/builder ./cmd/builder
+
+# The small program that sandboxes start with, which the binary embeds.
+pid1:
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o builder/sandbox/pid1/pid1 ./builder/sandbox/pid1
 
 demo: build ## build, run and rebuild a small image from nothing
 	testdata/demo/run bin/builder
@@ -21,22 +26,22 @@ demo: build ## build, run and rebuild a small image from nothing
 setup: ## what the tests need from outside: packages, base images
 	testdata/setup.sh
 
-test: setup ## every test, against the real kernel, tools and a registry
-	CGO_ENABLED=0 BUILDER_TEST_BUILDAH=no $(GO) test $(TESTFLAGS) $(PACKAGES)
+test: setup pid1 ## every test, against the real kernel, tools and a registry
+	CGO_ENABLED=0 BUILDER_TEST_BUILDAH=no $(GO) test $(TAGS) $(TESTFLAGS) $(PACKAGES)
 
-conformance: setup ## every case of testdata/conformance, held against buildah too
-	CGO_ENABLED=0 $(GO) test $(TESTFLAGS) -run '^TestConformance$$' ./cmd/builder
+conformance: setup pid1 ## every case of testdata/conformance, held against buildah too
+	CGO_ENABLED=0 $(GO) test $(TAGS) $(TESTFLAGS) -run '^TestConformance$$' ./cmd/builder
 
-race: setup ## the same under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short $(TESTFLAGS) $(PACKAGES)
+race: setup pid1 ## the same under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test $(TAGS) -race -short $(TESTFLAGS) $(PACKAGES)
 
-bench: ## benchmarks
-	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
+bench: pid1 ## benchmarks
+	$(GO) test $(TAGS) -run '^$$' -bench . -benchmem $(PACKAGES)
 
-lint: ## gofmt, go vet, staticcheck, a tidy go.mod
+lint: pid1 ## gofmt, go vet, staticcheck, a tidy go.mod
 	@test -z "$$(gofmt -l .)" || { echo 'make fmt would change:'; gofmt -l .; exit 1; }
-	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
+	$(GO) vet $(TAGS) ./...
+	$(GO) run $(STATICCHECK) $(TAGS) ./...
 	$(GO) mod tidy -diff
 
 fmt: ## format the code

@@ -57,7 +57,8 @@ func (c *control) serve(r *run) {
 func (r *run) message(kind byte, data []byte, file *os.File) error {
 	switch {
 	case kind == child.ReportTun && file != nil:
-		return r.serveNetwork(file)
+		r.serveNetwork(file)
+		return nil
 	case kind == child.ReportTerminal && file != nil:
 		return r.stdio.serveTerminal(r, file)
 	case kind == child.ReportExit && len(data) == 4:

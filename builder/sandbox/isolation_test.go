@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -78,8 +79,20 @@ func init() {
 	}
 }
 
-// TestOwnProgram: a command that turns out to be the builder's program finds it on a read-only mount.
+// TestOwnProgram: a command that turns out to be the builder's program finds it on a read-only mount, or is one that
+// nobody can change.
 func TestOwnProgram(t *testing.T) {
+	if len(pid1) > 0 {
+		f, err := os.OpenFile(executable(), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.Write([]byte("x")); !errors.Is(err, unix.EPERM) {
+			t.Errorf("writing to pid 1's program: %v", err)
+		}
+		return
+	}
 	b := newBox(t, busybox(t, "script=#!/proc/self/exe\n"))
 	if err := os.Chmod(filepath.Join(b.Tree[0], "script"), 0o755); err != nil {
 		t.Fatal(err)

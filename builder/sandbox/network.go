@@ -68,17 +68,12 @@ func hasIPv6() bool {
 }
 
 // serveNetwork runs the command's network on its tun device.
-func (r *run) serveNetwork(tun *os.File) error {
+func (r *run) serveNetwork(tun *os.File) {
 	servers, _ := readResolvConf()
 	if len(servers) == 0 {
 		r.spec.Warn(fmt.Sprintf("network: %s names no resolver: the command cannot resolve names", resolvConf))
 	}
-	n, err := netstack.Start(tun, servers)
-	if err != nil {
-		return err
-	}
-	r.later(func() error { n.Close(); return nil })
-	return nil
+	r.later(netstack.Start(tun, servers).Close)
 }
 
 // readResolvConf returns the machine's resolvers, and the lines of its file that are about something else.

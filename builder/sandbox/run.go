@@ -170,19 +170,19 @@ func (r *run) prepareProps() (err error) {
 	if s.Upper != "" {
 		r.props.seen = append(overlay.Stack{s.Upper}, s.Tree...)
 	}
-	if r.props.root, err = r.props.seen.Root(); err != nil || s.Upper != "" {
+	if r.props.root, err = r.props.seen.Root(); err != nil {
 		return err
 	}
-	return overlay.CopyUpDirs(s.Scratch, s.Tree, ".") // then this directory is the root
+	if s.Upper == "" {
+		return overlay.CopyUpDirs(s.Scratch, s.Tree, ".") // then this directory is the root
+	}
+	// Here the kernel left a mark that the upper directory must not be mounted again, since after a crash it could be
+	// incomplete. There was no crash if the caller gives it to one more command.
+	return os.RemoveAll(filepath.Join(s.Work, "work", "incompat"))
 }
 
 func (r *run) treeOp() child.Op {
 	s := r.spec
-	if s.Upper != "" {
-		// The kernel leaves a mark that such an upper directory must not be mounted again, since after a crash it
-		// could be incomplete. There was no crash; whoever calls us had rather be able to run another command.
-		r.later(func() error { return os.RemoveAll(filepath.Join(s.Work, "work", "incompat")) })
-	}
 	return child.MountTree{
 		Lower: s.Tree, Upper: s.Upper, Work: s.Work, At: "root", Volatile: true, Root: true, Props: r.props.used || len(s.Tree) == 0,
 	}
@@ -205,7 +205,7 @@ func (r *run) commandOps() ([]child.Op, error) {
 	}
 	ops := append([]child.Op{child.Pivot{}, child.Chdir{Path: s.Dir}}, confine...)
 	return append(ops, child.Exec{
-		Args: s.Args, Env: env, UID: s.User.UID, GID: s.User.GID, Groups: s.User.Groups, Limits: limits,
+		Forward: s.Signals != nil, Args: s.Args, Env: env, UID: s.User.UID, GID: s.User.GID, Groups: s.User.Groups, Limits: limits,
 	}), nil
 }
 
@@ -257,7 +257,7 @@ func (r *run) limit() error {
 
 // start starts the child and lets it go once it is where it belongs.
 func (r *run) start(ops []child.Op) error {
-	list, err := memFile("ops", child.Encode(ops))
+	list, err := memFile("ops", child.Encode(ops), 0)
 	if err != nil {
 		return err
 	}
@@ -382,9 +382,9 @@ func (r *run) forward() (stop func()) {
 	return func() { close(done); wg.Wait() }
 }
 
-// memFile is a file in memory with data, at its beginning.
-func memFile(name string, data []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+// memFile is a file in memory with data, at its beginning. Flags are MFD_ flags.
+func memFile(name string, data []byte, flags int) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|flags)
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
@@ -397,24 +397,3 @@ func memFile(name string, data []byte) (*os.File, error) {
 	}
 	return f, nil
 }
-
-// executable is this program for one more execution: a mount of its own that is read-only, so that nothing in a sandbox,
-// where it is /proc/1/exe, can open the host's file for writing. Without it (an old kernel) the program itself.
-var executable = sync.OnceValue(func() string {
-	const self = "/proc/self/exe"
-	fd, err := unix.OpenTree(unix.AT_FDCWD, self, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return self
-	}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: rdonly}); err != nil {
-		unix.Close(fd)
-		return self
-	}
-	// A high number: the low ones are the child's own.
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
-	unix.Close(fd)
-	if err != nil {
-		return self
-	}
-	return fmt.Sprintf("/proc/self/fd/%d", high)
-})

@@ -106,19 +106,25 @@ func (s *state) exec(op Exec) error {
 	unix.Umask(0o022)
 	unix.CloseRange(ControlFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
+	if op.Forward {
+		signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
+	}
 	pid, err := s.start(file, op)
 	if err != nil {
 		return err
 	}
-	go func() {
-		for sig := range signals {
-			unix.Kill(pid, sig.(unix.Signal))
-		}
-	}()
+	if op.Forward {
+		go forward(signals, pid)
+	}
 	reportExit(reap(pid))
 	unix.Exit(0)
 	return nil
+}
+
+func forward(signals <-chan os.Signal, pid int) {
+	for sig := range signals {
+		unix.Kill(pid, sig.(unix.Signal))
+	}
 }
 
 // start forks the command. Limits are set on this process just before and taken back just after, because a Go program

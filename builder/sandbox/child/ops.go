@@ -141,8 +141,10 @@ type Rlimit struct {
 	Soft, Hard uint64
 }
 
-// Exec runs the command and ends the sandbox with it. It is the last op.
+// Exec runs the command and ends the sandbox with it. It is the last op. With Forward the command gets the signals that
+// the first process gets.
 type Exec struct {
+	Forward   bool
 	Args, Env []string
 	UID, GID  uint32
 	Groups    []uint32

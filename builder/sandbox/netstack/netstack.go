@@ -19,7 +19,9 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
@@ -48,8 +50,10 @@ const nicID = 1
 
 // Network is a running network.
 type Network struct {
-	stack  *stack.Stack
 	tun    *os.File
+	idle   chan struct{} // closed when nobody waits for the first packet any more; only then stack and fault are settled
+	stack  *stack.Stack  // nil while there was no packet
+	fault  error
 	dns    *resolver
 	ctx    context.Context // over when the network is closed
 	cancel context.CancelFunc
@@ -64,9 +68,32 @@ type Network struct {
 const maxFlows = 1024
 
 // Start serves the tun device, and takes it over. Queries to the gateway go to the resolvers, in order of preference.
-func Start(tun *os.File, resolvers []netip.AddrPort) (*Network, error) {
-	n := &Network{tun: tun, dns: &resolver{servers: resolvers}, flows: make(chan struct{}, maxFlows)}
+func Start(tun *os.File, resolvers []netip.AddrPort) *Network {
+	n := &Network{tun: tun, idle: make(chan struct{}), dns: &resolver{servers: resolvers}, flows: make(chan struct{}, maxFlows)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	go func() {
+		defer close(n.idle)
+		if n.awaitPacket() == nil {
+			n.fault = n.serve()
+		}
+	}()
+	return n
+}
+
+// awaitPacket returns nil once there is something to read. Most commands never send a packet, and a stack takes longer
+// to make than the rest of a sandbox.
+func (n *Network) awaitPacket() error {
+	conn, err := n.tun.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return conn.Read(func(fd uintptr) bool {
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return ready > 0 || err != nil && err != unix.EINTR
+	})
+}
+
+func (n *Network) serve() error {
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
@@ -76,10 +103,9 @@ func Start(tun *os.File, resolvers []netip.AddrPort) (*Network, error) {
 		err = n.serveDNS()
 	}
 	if err != nil {
-		n.Close()
-		return nil, fmt.Errorf("network: %w", err)
+		return fmt.Errorf("network: %w", err)
 	}
-	return n, nil
+	return nil
 }
 
 func (n *Network) configure() error {
@@ -140,17 +166,23 @@ func (n *Network) link() (link stack.LinkEndpoint, err error) {
 	return link, err
 }
 
-// Close ends all connections and returns when nothing is running any more but the end of the device.
-func (n *Network) Close() {
+// Close ends all connections and returns when nothing is running any more but the end of the device. The error is why
+// the network did not work.
+func (n *Network) Close() error {
 	n.mu.Lock()
 	n.closed = true
 	n.mu.Unlock()
 	n.cancel()
-	n.stack.Close()
-	n.work.Wait()
-	n.stack.Wait()
+	n.tun.SetReadDeadline(time.Unix(1, 0))
+	<-n.idle
+	if n.stack != nil {
+		n.stack.Close()
+		n.work.Wait()
+		n.stack.Wait()
+	}
 	// The kernel takes 15 ms to take a network device down, and nobody depends on that.
 	go n.tun.Close()
+	return n.fault
 }
 
 // enter announces work that Close has to wait for; the caller says n.work.Done(). It is false when there is to be none

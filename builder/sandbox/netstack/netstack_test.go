@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -77,13 +78,46 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestClose: a network ends at once, whatever is under way in it.
+// TestClose: a network ends at once, before its first packet and after it.
 func TestClose(t *testing.T) {
+	for _, name := range []string{"idle", "used"} {
+		t.Run(name, func(t *testing.T) {
+			tun, up := openTun(t)
+			n := Start(tun, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53")})
+			if name == "used" {
+				up()
+				<-n.idle
+			}
+			begin := time.Now()
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+			if d := time.Since(begin); d > time.Second {
+				t.Errorf("closing took %v", d)
+			}
+			if used := n.stack != nil; used != (name == "used") {
+				t.Errorf("there is a stack: %v", used)
+			}
+			if n.enter() {
+				t.Error("work begins in a closed network")
+			}
+		})
+	}
+}
+
+// openTun makes a tun device in a network namespace of its own. The kernel sends packets of its own accord when up
+// takes it up.
+func openTun(t *testing.T) (tun *os.File, up func()) {
+	t.Helper()
+	runtime.LockOSThread() // and never unlocked: the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skip(err)
+	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		t.Skip(err)
 	}
-	ifr, err := unix.NewIfreq("")
+	ifr, err := unix.NewIfreq("tun0")
 	if err == nil {
 		ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
@@ -92,16 +126,18 @@ func TestClose(t *testing.T) {
 		unix.Close(fd)
 		t.Skip(err)
 	}
-	n, err := Start(os.NewFile(uintptr(fd), "tun"), []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53")})
+	return os.NewFile(uintptr(fd), "tun"), func() { linkUp(t, ifr) }
+}
+
+func linkUp(t *testing.T, ifr *unix.Ifreq) {
+	t.Helper()
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	begin := time.Now()
-	n.Close()
-	if d := time.Since(begin); d > time.Second {
-		t.Errorf("closing took %v", d)
-	}
-	if n.enter() {
-		t.Error("work begins in a closed network")
+	defer unix.Close(s)
+	ifr.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, ifr); err != nil {
+		t.Fatal(err)
 	}
 }
