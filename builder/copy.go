@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"builder/builder/cache"
 	"builder/builder/copier"
 	"builder/builder/plan"
 	"builder/oci/layer"
@@ -17,7 +18,7 @@ import (
 // filesRead is the digest of exactly the files that a COPY reads, and of each of them
 // for --explain. The tree of a stage whose content is known is not read twice: its
 // digest is remembered.
-func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (digest.Digest, map[string]string, error) {
+func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (digest.Digest, []cache.File, error) {
 	memo, err := b.filesName(ctx, op)
 	if err != nil {
 		return "", nil, err
@@ -36,9 +37,9 @@ func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (dig
 	if err != nil {
 		return "", nil, err
 	}
-	files := make(map[string]string, len(sums))
-	for _, f := range sums {
-		files[f.Path] = string(f.Digest)
+	files := make([]cache.File, len(sums))
+	for i, f := range sums {
+		files[i] = cache.File{Path: f.Path, Digest: f.Digest}
 	}
 	if memo != "" {
 		err = b.store.cache.Remember(memo, sum)
@@ -142,6 +143,7 @@ func (sel *selection) extract(ctx context.Context, r io.Reader, dir string) erro
 func (b *build) source(ctx context.Context, from plan.From) (copier.Source, error) {
 	if !from.Tree {
 		c := b.contexts[from.Context]
+		c.memo.Warm()
 		return copier.Source{
 			Owned: from.Context == "" && b.main.owned,
 			Name:  c.name, Tree: c.dir.Tree(), Exclude: c.dir.Excluded, WhyHidden: c.whyHidden, Sum: c.memo.Sum,

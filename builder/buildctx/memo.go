@@ -3,12 +3,10 @@ package buildctx
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"builder/overlay"
@@ -62,9 +60,12 @@ func OpenMemo(dir, contextPath string) *Memo {
 	return &Memo{file: filepath.Join(dir, hex.EncodeToString(name[:16]))}
 }
 
-// Sum returns the digest that compute made of n, the regular file at path, when its stat was what it is now; else it
+// Warm begins to read the memo's file, so that whoever walks the context meanwhile need not wait for it.
+func (m *Memo) Warm() { go m.load.Do(m.read) }
+
+// Sum returns the sha256 that compute made of n, the regular file at path, when its stat was what it is now; else it
 // calls compute, which must fail when the file is not the one that n was made from any more.
-func (m *Memo) Sum(n *overlay.Node, path string, compute func() (digest.Digest, error)) (digest.Digest, error) {
+func (m *Memo) Sum(n *overlay.Node, path string, compute func() ([sha256.Size]byte, error)) ([sha256.Size]byte, error) {
 	m.load.Do(m.read)
 	want := stampOf(&n.Stat)
 	m.mu.Lock()
@@ -75,24 +76,20 @@ func (m *Memo) Sum(n *overlay.Node, path string, compute func() (digest.Digest, 
 			m.entries[path] = e
 		}
 		m.mu.Unlock()
-		return digest.NewDigestFromBytes(digest.SHA256, e.sum[:]), nil
+		return e.sum, nil
 	}
 	m.mu.Unlock()
 
 	now := time.Now()
-	d, err := compute()
+	sum, err := compute()
 	if err != nil {
-		return "", err
-	}
-	fresh := entry{stamp: want, used: true, fresh: want.racy(now)}
-	if n, err := hex.Decode(fresh.sum[:], []byte(d.Encoded())); err != nil || n != len(fresh.sum) {
-		return "", fmt.Errorf("remember %q: %s is no sha256", path, d)
+		return sum, err
 	}
 	m.mu.Lock()
-	m.entries[path] = fresh
+	m.entries[path] = entry{stamp: want, sum: sum, used: true, fresh: want.racy(now)}
 	m.dirty = true
 	m.mu.Unlock()
-	return d, nil
+	return sum, nil
 }
 
 // racy tells whether a file hashed at now could be written again without a change of its stat.

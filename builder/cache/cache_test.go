@@ -148,8 +148,8 @@ func TestDiffExplains(t *testing.T) {
 	old.Add("variable GONE", "x")
 	old.Add(cache.FilesInput, digest.FromString("1").String())
 	now.Add(cache.FilesInput, digest.FromString("2").String())
-	old.Files = map[string]string{"src/a.go": "sha256:1", "b": "sha256:1"}
-	now.Files = map[string]string{"src/a.go": "sha256:2", "b": "sha256:1", "c": "sha256:3"}
+	old.Files = []cache.File{{"src/a.go", "sha256:1"}, {"b", "sha256:1"}}
+	now.Files = []cache.File{{"src/a.go", "sha256:2"}, {"b", "sha256:1"}, {"c", "sha256:3"}}
 	got := strings.Join(now.Diff(old), "\n")
 	want := "file c: new\nfile src/a.go: changed\nvariable GONE: gone\nvariable VERSION: \"1.2\" -> \"1.3\""
 	if got != want {

@@ -17,7 +17,13 @@ type Inputs struct {
 	Below digest.Digest `json:"below,omitempty"`
 	// Files explains one of the Items, which covers them by digest: what each file
 	// that the step reads looked like. It is not part of the key.
-	Files map[string]string `json:"files,omitempty"`
+	Files []File `json:"files,omitempty"`
+}
+
+// File is what one file that a step reads looked like.
+type File struct {
+	Path   string        `json:"path"`
+	Digest digest.Digest `json:"digest"`
 }
 
 // Input is one thing that a step depends on.
@@ -55,7 +61,7 @@ func sum(items []Input) digest.Digest {
 func (in *Inputs) Diff(old *Inputs) []string {
 	var out []string
 	if len(in.Files) > 0 || len(old.Files) > 0 {
-		out = diffMaps("file ", old.Files, in.Files, false)
+		out = diffMaps("file ", byPath(old.Files), byPath(in.Files), false)
 	}
 	before, after := byName(old.Items), byName(in.Items)
 	if len(out) > 0 {
@@ -71,6 +77,14 @@ func (in *Inputs) Diff(old *Inputs) []string {
 
 // FilesInput is the name of the item that stands for Inputs.Files.
 const FilesInput = "files"
+
+func byPath(files []File) map[string]string {
+	m := make(map[string]string, len(files))
+	for _, f := range files {
+		m[f.Path] = string(f.Digest)
+	}
+	return m
+}
 
 func byName(items []Input) map[string]string {
 	m := map[string]string{}

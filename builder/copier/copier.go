@@ -9,11 +9,10 @@ package copier
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-
-	"github.com/opencontainers/go-digest"
 
 	"builder/overlay"
 )
@@ -71,10 +70,13 @@ type Source struct {
 	Exclude func(path string, isDir bool) (hidden, prune bool)
 	// WhyHidden words what hides a path: `excluded by "*.md" in .dockerignore`.
 	WhyHidden func(path string) string
-	// Sum remembers digests of regular files by their stat: it returns the one that compute made of the same file
+	// Sum remembers what regular files hold by their stat: it returns the sum that compute made of the same file
 	// before, or what compute makes now. Nil always computes.
-	Sum func(n *overlay.Node, path string, compute func() (digest.Digest, error)) (digest.Digest, error)
+	Sum func(n *overlay.Node, path string, compute func() (Content, error)) (Content, error)
 }
+
+// Content is the sha256 of a regular file's extended attributes and bytes.
+type Content = [sha256.Size]byte
 
 // Owner is a user and a group by number.
 type Owner struct{ UID, GID uint32 }

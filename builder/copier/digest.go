@@ -186,7 +186,7 @@ func (l *Listing) appendFile(b []byte, f listed, from *opener) ([]byte, error) {
 	}
 	if f.node.IsRegular() {
 		content, err := f.remembered(from)
-		return appendString(b, string(content)), err
+		return append(b, content[:]...), err
 	}
 	b, err := f.appendXattrs(b)
 	switch st.Mode & unix.S_IFMT {
@@ -203,11 +203,11 @@ func (l *Listing) appendFile(b []byte, f listed, from *opener) ([]byte, error) {
 }
 
 // remembered digests what nothing but the stat of a regular file can vouch for: attributes and bytes.
-func (e *entry) remembered(from *opener) (digest.Digest, error) {
+func (e *entry) remembered(from *opener) (Content, error) {
 	if e.src.Sum == nil {
 		return e.content(from)
 	}
-	return e.src.Sum(e.node, e.path, func() (digest.Digest, error) { return e.content(from) })
+	return e.src.Sum(e.node, e.path, func() (Content, error) { return e.content(from) })
 }
 
 func (e *entry) appendXattrs(b []byte) ([]byte, error) {
@@ -227,15 +227,15 @@ func (e *entry) appendXattrs(b []byte) ([]byte, error) {
 }
 
 // content digests the attributes and bytes of a regular file.
-func (e *entry) content(from *opener) (digest.Digest, error) {
+func (e *entry) content(from *opener) (sum Content, err error) {
 	fd, err := from.open(e)
 	if err != nil {
-		return "", err
+		return sum, err
 	}
 	defer unix.Close(fd)
 	xattrs, err := e.appendXattrs(nil)
 	if err != nil {
-		return "", err
+		return sum, err
 	}
 	h := sha256.New()
 	h.Write(xattrs)
@@ -243,9 +243,10 @@ func (e *entry) content(from *opener) (digest.Digest, error) {
 		err = e.unchanged(fd)
 	}
 	if err != nil {
-		return "", fmt.Errorf("read %q: %w", e.path, err)
+		return sum, fmt.Errorf("read %q: %w", e.path, err)
 	}
-	return digest.NewDigest(digest.SHA256, h), nil
+	h.Sum(sum[:0])
+	return sum, nil
 }
 
 // hashData hashes the first size bytes of an open file.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -100,9 +101,9 @@ func TestDigestNamesFiles(t *testing.T) {
 	a := tree(t, "f d/f x", "f d/in/g y", "l d/l f", "l z d")
 	asked := 0
 	sources := from(a, "z")
-	sources[0].Sum = func(n *overlay.Node, p string, _ func() (digest.Digest, error)) (digest.Digest, error) {
+	sources[0].Sum = func(n *overlay.Node, p string, _ func() (Content, error)) (Content, error) {
 		asked++
-		return digest.FromString(p), nil
+		return sha256.Sum256([]byte(p)), nil
 	}
 	l, err := List(t.Context(), Request{Sources: sources, Inline: []File{{"EOF", []byte("x")}}})
 	check(t, err)

@@ -31,6 +31,7 @@ const (
 
 func main() {
 	sandbox.Init()
+	spareGC(os.Getenv)
 	// A reader that goes away must not end a build. Noticed, not ignored: what is
 	// ignored would be so for every command of a step too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
