@@ -50,7 +50,7 @@ type BuildOptions struct {
 	// Explain tells, for each step that was not cached, what changed.
 	Explain bool
 	// Jobs bounds the steps that run at the same time; 0 is the number of CPUs, at
-	// least 2.
+	// least 2, and more while those leave the machine idle.
 	Jobs int
 	// Epoch is SOURCE_DATE_EPOCH as the environment has it; the Dockerfile's and
 	// --build-arg's win.
@@ -363,11 +363,13 @@ func (b *build) run(ctx context.Context) error {
 	return err
 }
 
-func (b *build) jobs() int {
+// jobs is what the user said, or as many steps as keep the processors busy: a step
+// that sleeps or waits for the network leaves room for another.
+func (b *build) jobs() sched.Limit {
 	if b.o.Jobs > 0 {
-		return b.o.Jobs
+		return sched.Limit{Jobs: b.o.Jobs}
 	}
-	return max(runtime.NumCPU(), 2)
+	return sched.Limit{Jobs: max(runtime.NumCPU(), 2), Spare: idleProcessors()}
 }
 
 // needs are the steps whose trees s rests on or reads.

@@ -6,6 +6,7 @@ package sched
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // Task is one function and the tasks that must have ended before it may start.
@@ -15,6 +16,19 @@ type Task struct {
 	// Do runs once, when every task in Needs has returned nil.
 	Do func(ctx context.Context) error
 }
+
+// Limit says how many tasks run at the same time.
+type Limit struct {
+	Jobs int // at any time; less than 1 is 1
+	// Spare, if given, is asked every so often while tasks are ready and Jobs of them run: how many more may run now,
+	// since those that run leave the machine idle. Never more than spareFactor times Jobs run.
+	Spare func() int
+}
+
+const (
+	spareFactor = 4
+	spareEvery  = 30 * time.Millisecond // processor time is told in ticks of 10 ms
+)
 
 // state is how far a task has come. It only ever grows.
 type state uint8
@@ -36,14 +50,16 @@ type scheduler struct {
 	ready   []int
 	running int
 	left    int
+	limit   Limit
+	spare   int // how many may run beyond limit.Jobs
 }
 
-// Run calls every task, at most jobs of them at a time, and starts a task as soon as
-// all that it needs has ended; of several that could start, the one with most work
-// waiting behind it goes first. The first error cancels the context that the others
+// Run calls every task, as many at a time as the limit allows, and starts a task as
+// soon as all that it needs has ended; of several that could start, the one with most
+// work waiting behind it goes first. The first error cancels the context that the others
 // got, nothing new starts, and Run returns that error when all that ran has returned.
-func Run(ctx context.Context, jobs int, tasks []Task) error {
-	s, err := newScheduler(tasks)
+func Run(ctx context.Context, limit Limit, tasks []Task) error {
+	s, err := newScheduler(limit, tasks)
 	if err != nil {
 		return err
 	}
@@ -56,7 +72,7 @@ func Run(ctx context.Context, jobs int, tasks []Task) error {
 	results := make(chan ended)
 	var first error
 	for s.left > 0 || s.running > 0 {
-		for first == nil && ctx.Err() == nil && s.running < max(jobs, 1) && len(s.ready) > 0 {
+		for first == nil && ctx.Err() == nil && s.room() && len(s.ready) > 0 {
 			i := s.next()
 			s.set(i, running)
 			go func() { results <- ended{i, tasks[i].Do(ctx)} }()
@@ -64,11 +80,15 @@ func Run(ctx context.Context, jobs int, tasks []Task) error {
 		if s.running == 0 {
 			break
 		}
-		r := <-results
-		s.set(r.task, done)
-		if r.err != nil && first == nil {
-			first = r.err
-			cancel(first)
+		select {
+		case r := <-results:
+			s.set(r.task, done)
+			if r.err != nil && first == nil {
+				first = r.err
+				cancel(first)
+			}
+		case <-s.askAgain():
+			s.spare = limit.Spare()
 		}
 	}
 	if first == nil && s.left > 0 {
@@ -77,9 +97,32 @@ func Run(ctx context.Context, jobs int, tasks []Task) error {
 	return first
 }
 
-func newScheduler(tasks []Task) (*scheduler, error) {
+// room tells whether one more task may run. Tasks that were let in because others idled
+// stay when they idle no more.
+func (s *scheduler) room() bool {
+	jobs := max(s.limit.Jobs, 1)
+	if s.running < jobs {
+		return true
+	}
+	if s.spare == 0 || s.running >= spareFactor*jobs {
+		return false
+	}
+	s.spare--
+	return true
+}
+
+// askAgain ticks once, when it is time to ask for spare room; never when nobody needs it.
+func (s *scheduler) askAgain() <-chan time.Time {
+	if s.limit.Spare == nil || len(s.ready) == 0 || s.running >= spareFactor*max(s.limit.Jobs, 1) {
+		return nil
+	}
+	return time.After(spareEvery)
+}
+
+func newScheduler(limit Limit, tasks []Task) (*scheduler, error) {
 	n := len(tasks)
 	s := &scheduler{
+		limit: limit,
 		tasks: tasks, states: make([]state, n), missing: make([]int, n),
 		unlocks: make([][]int, n), length: make([]int, n), left: n,
 	}

@@ -50,7 +50,7 @@ func TestOrderAndBound(t *testing.T) {
 				return nil
 			}
 		}
-		if err := sched.Run(t.Context(), jobs, tasks); err != nil {
+		if err := sched.Run(t.Context(), sched.Limit{Jobs: jobs}, tasks); err != nil {
 			t.Fatal(err)
 		}
 		if int(runs.Load()) != n {
@@ -65,7 +65,7 @@ func TestLongestWayFirst(t *testing.T) {
 		return func(context.Context) error { order = append(order, i); return nil }
 	}
 	tasks := []sched.Task{{Do: do(0)}, {Do: do(1)}, {Needs: []int{1}, Do: do(2)}, {Needs: []int{2}, Do: do(3)}}
-	if err := sched.Run(t.Context(), 1, tasks); err != nil {
+	if err := sched.Run(t.Context(), sched.Limit{Jobs: 1}, tasks); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(order, []int{1, 2, 0, 3}) {
@@ -81,7 +81,7 @@ func TestFirstErrorStopsTheRest(t *testing.T) {
 		{Do: func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }},
 		{Needs: []int{0}, Do: func(context.Context) error { started = true; return nil }},
 	}
-	if err := sched.Run(t.Context(), 2, tasks); !errors.Is(err, boom) {
+	if err := sched.Run(t.Context(), sched.Limit{Jobs: 2}, tasks); !errors.Is(err, boom) {
 		t.Fatalf("got %v", err)
 	}
 	if started {
@@ -93,14 +93,42 @@ func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	wait := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-	err := sched.Run(ctx, 1, []sched.Task{{Do: wait}, {Do: wait}})
+	err := sched.Run(ctx, sched.Limit{Jobs: 1}, []sched.Task{{Do: wait}, {Do: wait}})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("got %v", err)
 	}
 }
 
 func TestForwardNeedIsRefused(t *testing.T) {
-	if err := sched.Run(t.Context(), 1, []sched.Task{{Needs: []int{0}}}); err == nil {
+	if err := sched.Run(t.Context(), sched.Limit{Jobs: 1}, []sched.Task{{Needs: []int{0}}}); err == nil {
 		t.Fatal("a task that needs itself was accepted")
+	}
+}
+
+// TestSpare: more tasks than jobs run while there is spare room, and never more than four times as many.
+func TestSpare(t *testing.T) {
+	var running, most atomic.Int32
+	tasks := make([]sched.Task, 12)
+	for i := range tasks {
+		tasks[i].Do = func(context.Context) error {
+			n := running.Add(1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
+			time.Sleep(300 * time.Millisecond)
+			running.Add(-1)
+			return nil
+		}
+	}
+	for _, c := range []struct {
+		spare func() int
+		most  int32
+	}{{nil, 2}, {func() int { return 0 }, 2}, {func() int { return 1 }, 8}, {func() int { return 100 }, 8}} {
+		most.Store(0)
+		if err := sched.Run(t.Context(), sched.Limit{Jobs: 2, Spare: c.spare}, tasks); err != nil {
+			t.Fatal(err)
+		}
+		if got := most.Load(); got > c.most || got <= 2 && c.most > 2 {
+			t.Errorf("%d tasks ran at the same time, want %d", got, c.most)
+		}
 	}
 }

@@ -67,7 +67,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print the image ID only")
 	fl.BoolVar(&f.explain, "explain", false, "tell for each step that was not cached what changed")
-	fl.IntVarP(&f.jobs, "jobs", "j", 0, "`number` of steps at the same time (default the CPUs, at least 2)")
+	fl.IntVarP(&f.jobs, "jobs", "j", 0, "`number` of steps at the same time (default the CPUs, at least 2, and more while those wait)")
 	f.net.register(c)
 	f.sandbox.register(c)
 	f.refused.register(c, "cache-from", "cache-to", "annotation", "load", "sbom", "provenance", "attest",
