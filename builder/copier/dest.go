@@ -90,6 +90,7 @@ func (t *target) place(ctx context.Context, entries []*entry) error {
 			return err
 		}
 	}
+	twins := findTwins(entries)
 	if !p.isDir {
 		file := *p.file
 		file.name = path.Base(at)
@@ -102,7 +103,11 @@ func (t *target) place(ctx context.Context, entries []*entry) error {
 	if err != nil {
 		return err
 	}
-	return t.write(ctx, fd, at, p.kids)
+	top := &dir{fd: fd, path: at}
+	if last := entries[len(entries)-1]; last.isDir() {
+		top.like = last
+	}
+	return t.write(ctx, top, p.kids, twins)
 }
 
 // plan finds out what the destination becomes as one entry after the other goes there.

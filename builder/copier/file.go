@@ -27,7 +27,7 @@ func (w *writer) file(from *opener, d *dir, e *entry) error {
 	return nil
 }
 
-// twin writes a file that has several names in the selection: once, and as a hard link from then on.
+// twin writes a file that has several names: once, and as a hard link from then on.
 func (w *writer) twin(from *opener, d *dir, e *entry, t *twin) error {
 	if t.path == "" {
 		t.path = join(d.path, e.name)

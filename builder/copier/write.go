@@ -19,14 +19,15 @@ type writer struct {
 	ctx   context.Context
 	fail  context.CancelCauseFunc // the first error ends it all
 	jobs  chan job
-	twins map[inode]*twin // regular files selected under several names
+	twins map[*entry]*twin
 }
 
 type inode struct{ dev, ino uint64 }
 
+// twin is a regular file that one path of the request selected under several names. Names that different paths selected
+// become files of their own, as BuildKit has it.
 type twin struct {
-	names int
-	path  string // in upper, of the first one written; the others become links to it
+	path string // in upper, of the first one written; the others become links to it
 }
 
 // job is some entries of a directory, of which a worker writes those that are plain files.
@@ -42,41 +43,57 @@ type dir struct {
 	fd    int
 	path  string
 	e     *entry        // whose metadata it gets; nil keeps what it has
+	like  *entry        // whose time it gets, and nothing else, when e is nil; may be nil too
 	tree  *overlay.Node // the directory as the tree had it; nil when it is new and so has no names to meet
 	users atomic.Int32
 }
 
-// write puts kids into the open directory fd at the path at. It closes fd.
-func (t *target) write(ctx context.Context, fd int, at string, kids []*entry) error {
-	node, err := t.tree.Lookup(at)
-	if err != nil {
-		unix.Close(fd)
-		return fmt.Errorf("look up /%s: %w", at, cause(err))
+// write puts kids into top, which is open, and closes it.
+func (t *target) write(ctx context.Context, top *dir, kids []*entry, twins map[*entry]*twin) (err error) {
+	if top.tree, err = t.tree.Lookup(top.path); err != nil {
+		unix.Close(top.fd)
+		return fmt.Errorf("look up /%s: %w", top.path, cause(err))
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := &writer{target: t, ctx: ctx, fail: cancel, jobs: make(chan job, 4*workers()), twins: map[inode]*twin{}}
-	w.count(kids)
+	w := &writer{target: t, ctx: ctx, fail: cancel, jobs: make(chan job, 4*workers()), twins: twins}
+	top.w = w
 	var g sync.WaitGroup
 	for range workers() {
 		g.Go(w.work)
 	}
-	w.fill(&dir{w: w, fd: fd, path: at, tree: node}, kids)
+	w.fill(top, kids)
 	close(w.jobs)
 	g.Wait()
 	return context.Cause(ctx)
 }
 
-// count finds the files that were selected under several names.
-func (w *writer) count(kids []*entry) {
-	for _, e := range kids {
-		w.count(e.kids)
-		if id, linked := e.inode(); linked {
-			if w.twins[id] == nil {
-				w.twins[id] = &twin{}
+// findTwins finds the files that one of the entries has under several names.
+func findTwins(entries []*entry) map[*entry]*twin {
+	twins := map[*entry]*twin{}
+	for _, e := range entries {
+		names := map[inode][]*entry{}
+		e.gather(names)
+		for _, same := range names {
+			if len(same) < 2 {
+				continue
 			}
-			w.twins[id].names++
+			t := &twin{}
+			for _, name := range same {
+				twins[name] = t
+			}
 		}
+	}
+	return twins
+}
+
+// gather adds to names the regular files at and below e that have several.
+func (e *entry) gather(names map[inode][]*entry) {
+	if id, linked := e.inode(); linked {
+		names[id] = append(names[id], e)
+	}
+	for _, kid := range e.kids {
+		kid.gather(names)
 	}
 }
 
@@ -112,10 +129,7 @@ func (w *writer) check(err error) {
 
 // alone tells whether the walking goroutine writes the entry itself: directories, and files with several names, of which
 // one has to be there before the others.
-func (w *writer) alone(e *entry) bool {
-	id, linked := e.inode()
-	return e.isDir() || linked && w.twins[id].names > 1
-}
+func (w *writer) alone(e *entry) bool { return e.isDir() || w.twins[e] != nil }
 
 // fill writes kids into d and then lets go of it. Files go to the workers before the directories are entered, so that
 // these have something to do.
@@ -152,8 +166,8 @@ func (w *writer) put(from *opener, d *dir, e *entry) error {
 	if e.isDir() {
 		return w.directory(d, e, old)
 	}
-	if id, linked := e.inode(); linked && w.twins[id].names > 1 {
-		return w.twin(from, d, e, w.twins[id])
+	if t := w.twins[e]; t != nil {
+		return w.twin(from, d, e, t)
 	}
 	return w.file(from, d, e)
 }
@@ -201,7 +215,7 @@ func (d *dir) done() {
 		return
 	}
 	defer unix.Close(d.fd)
-	if d.e == nil || d.w.ctx.Err() != nil {
+	if d.w.ctx.Err() != nil {
 		return
 	}
 	if err := d.finish(); err != nil {
@@ -210,8 +224,12 @@ func (d *dir) done() {
 }
 
 func (d *dir) finish() error {
-	st := &d.e.node.Stat
-	if d.e.way && d.tree != nil {
+	switch {
+	case d.e == nil && d.like == nil:
+		return nil
+	case d.e == nil:
+		return setTime(d.fd, &d.like.node.Stat)
+	case d.e.way && d.tree != nil:
 		return d.passed()
 	}
 	if err := d.w.attributes(d.fd, d.e); err != nil {
@@ -222,7 +240,7 @@ func (d *dir) finish() error {
 			return err
 		}
 	}
-	return setTime(d.fd, st)
+	return setTime(d.fd, &d.e.node.Stat)
 }
 
 // passed sets the metadata of a directory that the tree had and the copy only went through: of its source it gets the
