@@ -59,7 +59,7 @@ func fitHistory(rows []ocispec.History, layers int, created *time.Time) []ocispe
 		layers--
 	}
 	for ; layers > 0; layers-- {
-		rows = append(rows, ocispec.History{Created: created, Comment: "buildkit.exporter.image.v0"})
+		rows = append(rows, ocispec.History{Created: created, Comment: plan.ExporterComment})
 	}
 	return rows
 }

@@ -23,6 +23,9 @@ const (
 	defaultOS      = "linux"
 )
 
+// ExporterComment marks rows of a history that no instruction made.
+const ExporterComment = "buildkit.exporter.image.v0"
+
 // build plans the instructions of s. The stages that it rests on or reads come before it.
 func (p *planner) build(s *stage) error {
 	if err := p.begin(s); err != nil {
@@ -48,16 +51,13 @@ func (p *planner) begin(s *stage) error {
 		return nil
 	}
 	switch {
-	case s.base != nil && s.base.source.files():
-		return errFiles(s.base.source)
 	case s.base != nil:
+		p.lay(s.base)
 		s.state = s.base.state.inherit()
-	case s.source.files() && (s == p.goal || !s.implicit && s.standIn == ""):
-		return errFiles(s.source)
 	case s.source.image == nil:
-		s.state = state{image: emptyImage(p.target), env: newEnviron()}
-		if s.source.fetch != nil {
-			s.tree = p.fetch(s.source.fetch, s.source.context, s.source.shown, dockerfile.Span(s.where))
+		s.state = state{image: emptyImage(p.platformOf(s)), env: newEnviron()}
+		if s.source.fetch != nil || s == p.goal || !s.implicit && s.standIn == "" {
+			p.lay(s)
 		}
 	default:
 		s.state = state{image: cloneImage(s.source.image.Config), env: newEnviron()}
@@ -73,16 +73,18 @@ func (p *planner) begin(s *stage) error {
 	return s.settle()
 }
 
-// errFiles says that a stage cannot be FROM something that has no config.
-func errFiles(src source) error {
-	what := "a directory"
-	switch src.fetch.(type) {
-	case *Git:
-		what = "a git repository"
-	case *HTTP:
-		what = "the URL of a file"
+// lay makes the files of a named context the tree that s begins with, unless it is the tree of an image or has been
+// made already. A context has no history: the row that its layer needs is the one that BuildKit gives such layers.
+func (p *planner) lay(s *stage) {
+	if !s.source.files() || s.tree != nil {
+		return
 	}
-	return fmt.Errorf("FROM named context %q, which is %s, is not supported yet", src.context, what)
+	op := s.source.fetch
+	if op == nil {
+		op = &Copy{Source: Source{From: From{Context: s.source.context}, Paths: []string{"."}}, Dest: "/"}
+	}
+	s.tree = p.fetch(op, s.source.context, s.source.shown, dockerfile.Span(s.where))
+	s.image.History = append(s.image.History, ocispec.History{CreatedBy: s.source.shown, Comment: ExporterComment})
 }
 
 // settle completes an inherited config: there is always a PATH, every variable is set again over the ARGs of
@@ -227,7 +229,7 @@ func (p *planner) baseStep(s *stage) *Step {
 	return step
 }
 
-// fetch returns the step that fetches a tree, the same one whoever asks for it. Its stage is what the tree is
+// fetch returns the step that brings a tree from outside, the same one whoever asks for it. Its stage is what the tree is
 // called where it was first asked for.
 func (p *planner) fetch(op Op, stage, name string, where dockerfile.Range) *Step {
 	var key any
@@ -236,6 +238,8 @@ func (p *planner) fetch(op Op, stage, name string, where dockerfile.Range) *Step
 		key = *o
 	case *HTTP:
 		key = *o
+	case *Copy:
+		key = o.From
 	}
 	if step := p.fetched[key]; step != nil {
 		return step

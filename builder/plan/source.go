@@ -144,7 +144,7 @@ func (p *planner) contextSource(key string, s *stage) (source, error) {
 	}
 	switch KindOf(value) {
 	case DirectoryContext:
-		src.dir = true
+		src.dir, src.shown = true, fmt.Sprintf("[context %s] load", key)
 		return src, nil
 	case ImageContext:
 		return p.imageSource(src, strings.TrimPrefix(value, imagePrefix), s)
