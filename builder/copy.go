@@ -70,7 +70,6 @@ type selection struct {
 	*copier.Listing
 	owner *copier.Owner // of everything copied; nil when there is no --chown
 	draft *snapshot.Draft
-	link  bool
 }
 
 // list selects the files of a COPY, once.
@@ -81,7 +80,7 @@ func (b *build) list(ctx context.Context, s *plan.Step, op *plan.Copy) (*selecti
 	if sel != nil {
 		return sel, nil
 	}
-	sel = &selection{link: op.Link}
+	sel = &selection{}
 	req, err := b.request(ctx, op, sel)
 	if err != nil {
 		return nil, err
@@ -131,11 +130,7 @@ func (sel *selection) extract(ctx context.Context, r io.Reader, dir string) erro
 	if sel.owner != nil {
 		o.Owner = &layer.Owner{UID: sel.owner.UID, GID: sel.owner.GID}
 	}
-	lower := sel.draft.Lower()
-	if sel.link {
-		lower = nil
-	}
-	err = layer.Extract(ctx, plain, sel.draft.Upper(), lower, o)
+	err = layer.Extract(ctx, plain, sel.draft.Upper(), sel.draft.Lower(), o)
 	return errors.Join(err, plain.Close())
 }
 

@@ -67,7 +67,7 @@ type Layer struct {
 	// Epoch and Copied are the rule for times under which Tree was packed.
 	Epoch  string `json:"epoch,omitempty"`
 	Copied bool   `json:"copied,omitempty"`
-	// Linked says that Tree was packed as if it rested on nothing.
+	// Linked says that Tree rests on nothing, and is grafted on the layers below.
 	Linked bool `json:"linked,omitempty"`
 	// Blob is the encoding that the layer came with.
 	Blob *oci.Descriptor `json:"blob,omitempty"`

@@ -93,6 +93,7 @@ func (s *Store) liveTrees(images []*Image, all bool) (drop []Garbage, live map[s
 	for _, img := range everyPlatform(images) {
 		for n := range len(img.Layers) {
 			use(img.treeOf(n + 1))
+			use(img.Layers[n].Tree)
 		}
 	}
 	err = s.cache.Walk(func(r *cache.Record, size int64) error {

@@ -15,12 +15,14 @@ import (
 // result is what a step made. Its tree is there when the step has ended; its layer
 // and the content's identity come later, when the change is packed.
 type result struct {
+	// tree is the snapshot that the step committed.
 	tree snapshot.ID
 	// image is the base that stands for the step; nil for a step that does something.
-	// Its tree is made when somebody reads it.
-	image    *Image
-	unpacked sync.Once
-	treeErr  error
+	image *Image
+
+	made     sync.Once
+	whole    snapshot.ID // of a base or a linked change, on what is below; made when somebody reads it
+	wholeErr error
 
 	settled chan struct{} // closed when what follows is known
 	once    sync.Once
@@ -75,10 +77,10 @@ func (r *result) wait(ctx context.Context) error {
 	}
 }
 
-// unpack makes the tree of a base, once.
-func (r *result) unpack(f func() (snapshot.ID, error)) (snapshot.ID, error) {
-	r.unpacked.Do(func() { r.tree, r.treeErr = f() })
-	return r.tree, r.treeErr
+// make makes the whole tree, once.
+func (r *result) make(f func() (snapshot.ID, error)) (snapshot.ID, error) {
+	r.made.Do(func() { r.whole, r.wholeErr = f() })
+	return r.whole, r.wholeErr
 }
 
 // packs is the packing that goes on beside the steps.

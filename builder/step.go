@@ -79,11 +79,7 @@ func (b *build) step(ctx context.Context, s *plan.Step) error {
 		b.reuse(s, rec)
 		return nil
 	}
-	parent, err := b.tree(ctx, s.Parent)
-	if err != nil {
-		return err
-	}
-	draft, err := b.store.trees.Begin(parent)
+	draft, err := b.begin(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -129,8 +125,24 @@ func (b *build) lookup(ctx context.Context, s *plan.Step, in *cache.Inputs) (*ca
 	return rec, b.noteLast(s, rec.Key)
 }
 
-// below completes in with the content of the tree that the step rests on.
+// begin starts the draft of what a step changes, over the tree that the change depends on.
+func (b *build) begin(ctx context.Context, s *plan.Step) (*snapshot.Draft, error) {
+	if linked(s.Op) {
+		return b.store.trees.Begin("")
+	}
+	parent, err := b.tree(ctx, s.Parent)
+	if err != nil {
+		return nil, err
+	}
+	return b.store.trees.Begin(parent)
+}
+
+// below completes in with the content of the tree that the step rests on. A linked change
+// is the same on whatever tree.
 func (b *build) below(ctx context.Context, s *plan.Step, in *cache.Inputs) (err error) {
+	if linked(s.Op) {
+		return nil
+	}
 	in.Below, err = b.chain(ctx, s.Parent)
 	return err
 }
@@ -293,17 +305,26 @@ func (b *build) chain(ctx context.Context, s *plan.Step) (digest.Digest, error) 
 	return digest.FromString(string(below) + " " + string(res.content)), nil
 }
 
-// tree is the snapshot of a step's result; a base's layers are unpacked when
-// somebody asks for it the first time.
+// tree is the snapshot of a step's result. A base's layers are unpacked when somebody
+// asks for it the first time, and a linked change is put on what is below it.
 func (b *build) tree(ctx context.Context, s *plan.Step) (snapshot.ID, error) {
 	if s == nil {
 		return "", nil
 	}
 	res := b.results[s.Index]
-	if res.image == nil {
-		return res.tree, nil
+	switch {
+	case res.image != nil:
+		return res.make(func() (snapshot.ID, error) {
+			return b.store.unpackImage(ctx, res.image, b.o.Progress)
+		})
+	case linked(s.Op):
+		return res.make(func() (snapshot.ID, error) {
+			parent, err := b.tree(ctx, s.Parent)
+			if err != nil {
+				return "", err
+			}
+			return b.store.trees.Graft(res.tree, parent)
+		})
 	}
-	return res.unpack(func() (snapshot.ID, error) {
-		return b.store.unpackImage(ctx, res.image, b.o.Progress)
-	})
+	return res.tree, nil
 }

@@ -70,8 +70,11 @@ func (i *Image) treeOf(n int) snapshot.ID {
 	if n == 0 {
 		return ""
 	}
-	if t := i.Layers[n-1].Tree; t != "" {
-		return t
+	switch l := i.Layers[n-1]; {
+	case l.Linked:
+		return snapshot.Grafted(l.Tree, i.treeOf(n-1))
+	case l.Tree != "":
+		return l.Tree
 	}
 	return snapshot.ID(identity.ChainID(i.diffIDs()[:n]).Encoded())
 }
@@ -135,6 +138,9 @@ func (s *Store) prefetch(ctx context.Context, src oci.Source, layers []Layer) er
 // unpackLayer makes the snapshot of layer i of img over tree.
 func (s *Store) unpackLayer(ctx context.Context, src oci.Source, img *Image, i int, tree snapshot.ID) (snapshot.ID, error) {
 	l := img.Layers[i]
+	if l.Linked && s.trees.Has(l.Tree) {
+		return s.trees.Graft(l.Tree, tree)
+	}
 	if l.Blob == nil {
 		return "", fmt.Errorf("its files were pruned and it never had another form: build the image again")
 	}
@@ -173,9 +179,6 @@ func (s *Store) pack(ctx context.Context, l Layer, w io.Writer) (layer.Packed, e
 	upper, lower, err := s.trees.Layer(l.Tree)
 	if err != nil {
 		return layer.Packed{}, err
-	}
-	if l.Linked {
-		lower = nil
 	}
 	meta, err := s.trees.Meta(l.Tree)
 	if err != nil {

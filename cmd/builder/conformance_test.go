@@ -24,7 +24,6 @@ type suite struct {
 	bases   *baseImages
 	stores  chan storePair
 	buildah chan string // roots of buildah's storage; nil where buildah is not installed
-	known   patterns
 	skipped patterns // cases that buildah does in another way
 	updates *updates
 }
@@ -72,7 +71,6 @@ func newSuite(t *testing.T) *suite {
 		server:  startContentServer(t, filepath.Join(dir, "srv")),
 		bases:   newBaseImages(t, filepath.Join(dir, "bases")),
 		stores:  make(chan storePair, workers),
-		known:   readPatterns(t, "known.txt"),
 		skipped: readPatterns(t, "buildah.txt"),
 		updates: &updates{files: map[*family]bool{}},
 	}
@@ -92,15 +90,8 @@ func newSuite(t *testing.T) *suite {
 	return s
 }
 
-// runCase holds one case against everything. A known fault turns the verdict round,
-// so that the list names no fault that is none any more.
+// runCase holds one case against everything.
 func (s *suite) runCase(t *testing.T, c *conformanceCase) {
-	if reason := s.known.find(c.name); reason != "" {
-		if problems := s.problems(t, c); len(problems) == 0 {
-			t.Errorf("it is right now: take it out of known.txt (%s)", reason)
-		}
-		return
-	}
 	for _, p := range s.problems(t, c) {
 		t.Error(p)
 	}
