@@ -59,6 +59,8 @@ type BuildOptions struct {
 	Secrets secret.Secrets
 	// SSH is what RUN --mount=type=ssh may ask for.
 	SSH sshagent.Agents
+	// DeviceDirs have the machine's CDI specifications; none is the usual directories.
+	DeviceDirs []string
 	// Sandbox is how every RUN is contained.
 	Sandbox SandboxOptions
 	// Progress is what the user sees meanwhile.
@@ -269,6 +271,9 @@ func (b *build) plan(ctx context.Context) error {
 		b.graphs = append(b.graphs, g)
 	}
 	b.steps = merge(b.graphs)
+	if err := b.findDevices(); err != nil {
+		return err
+	}
 	if b.epoch = b.graphs[0].Epoch; b.epoch == "" {
 		b.epoch = b.o.Epoch
 	}

@@ -41,9 +41,6 @@ func (b *build) do(ctx context.Context, s *plan.Step, draft *snapshot.Draft, ui 
 
 // command runs a RUN in the sandbox.
 func (b *build) command(ctx context.Context, op *plan.Run, draft *snapshot.Draft, ui *progress.Step) (err error) {
-	if len(op.Devices) > 0 {
-		return fmt.Errorf("--device=%s is not supported yet", op.Devices[0].Name)
-	}
 	user, home, err := sandbox.LookupUser(draft.Lower(), op.User)
 	if err != nil {
 		return err
@@ -62,6 +59,9 @@ func (b *build) command(ctx context.Context, op *plan.Run, draft *snapshot.Draft
 	spec.Args, spec.Dir, spec.User = op.Args, op.Dir, user
 	spec.Env = withHome(slices.Concat(op.Proxy, op.Env, m.env), home)
 	spec.Mounts = m.list
+	if err := b.addDevices(&spec, op.Devices, ui); err != nil {
+		return err
+	}
 	spec.Hostname = op.Hostname
 	spec.Network = networks[op.Network]
 	out := b.o.Secrets.Masker().Writer(ui)

@@ -39,7 +39,9 @@ var edges = map[string][]string{
 	// A cache mount's first content may come from a stage's tree.
 	"builder/cachemount": {"overlay"},
 	"builder/secret":     {},
-	"builder/sshagent":   {},
+	// What files say of the machine's devices; builder makes mounts and nodes of it.
+	"builder/cdi":      {},
+	"builder/sshagent": {},
 	// What comes from outside is put down as files of a tree.
 	"builder/source/outbound": {},
 	"builder/source/web":      {"builder/source/outbound"},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"builder/builder/cache"
+	"builder/builder/cdi"
 	"builder/builder/dockerfile"
 	"builder/builder/plan"
 	"builder/builder/progress"
@@ -35,6 +36,7 @@ type build struct {
 	graphs   []*plan.Graph // of each platform
 	steps    []*plan.Step  // of all graphs
 	epoch    string
+	devices  map[string][]cdi.Device // of the machine, by what a RUN calls them
 
 	results []*result        // by step index
 	ui      []*progress.Step // by step index

@@ -25,7 +25,7 @@ type Options struct {
 	Contexts      map[string]string  // named contexts: NAME or NAME::PLATFORM to a value as [KindOf] knows them
 	Network       string             // of a RUN that names none: "", "default", "none" or "host"
 	Hostname      string             // of every RUN; the build argument BUILDKIT_SANDBOX_HOSTNAME comes before it
-	Allow         []string           // entitlements granted: "network.host", "security.insecure", "device", "device=NAME"
+	Allow         []string           // entitlements granted: "network.host" and "security.insecure"; those of devices are not judged here
 	MultiPlatform bool               // the same target is built for several platforms: step names say for which
 	AllStages     bool               // plan every stage, not only what the target needs: what [Check] does without a target
 
@@ -131,7 +131,7 @@ type Mount struct {
 
 // Device is a CDI device that a command may use.
 type Device struct {
-	Name     string // as written: "vendor.com/class=name"
+	Name     string // as written: "vendor.com/class=name", or what else means devices
 	Required bool   // not to have it is an error
 }
 

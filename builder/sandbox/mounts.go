@@ -188,6 +188,24 @@ func (r *run) deviceOps() []child.Op {
 	)
 }
 
+// addedDevices are the nodes that the caller adds.
+func (r *run) addedDevices() ([]child.Op, error) {
+	var ops []child.Op
+	for i, d := range r.spec.Devices {
+		at, kind, err := r.props.target(d.Path, false)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.Path, err)
+		}
+		bind := child.Bind{From: d.Host, Target: at, Attr: nosuid | noexec, Make: kind}
+		if d.Host == "" {
+			bind.Path = "device-" + strconv.Itoa(i)
+			ops = append(ops, child.Node{Name: bind.Path, Mode: d.Mode, Rdev: d.Rdev, UID: d.UID, GID: d.GID})
+		}
+		ops = append(ops, bind)
+	}
+	return ops, nil
+}
+
 // machineDevices are the other device nodes of the machine's /dev, for a command that may use them. Of directories in
 // it, those of devices that programs look for by name.
 func machineDevices() []child.Op {

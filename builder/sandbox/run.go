@@ -128,6 +128,10 @@ func (r *run) ops() ([]child.Op, error) {
 		return nil, err
 	}
 	r.props.covered = []string{"dev"}
+	devices, err := r.addedDevices()
+	if err != nil {
+		return nil, err
+	}
 	mounts, err := r.mountOps()
 	if err != nil {
 		return nil, err
@@ -149,6 +153,7 @@ func (r *run) ops() ([]child.Op, error) {
 	ops = append(ops, child.CgroupNS{}, child.Keyring{}, child.Hostname{Name: s.Hostname}, r.treeOp())
 	ops = append(ops, kernel...)
 	ops = append(ops, r.deviceOps()...)
+	ops = append(ops, devices...)
 	ops = append(ops, files...)
 	ops = append(ops, authorities...)
 	ops = append(ops, mounts...)

@@ -8,8 +8,8 @@
 // Mountpoints and files that the tree lacks come out of a directory of our own, laid between the tree and the upper
 // directory. Nothing is created in the upper directory for set-up, so nothing has to be cleaned out of it.
 //
-// Devices: /dev has null, zero, full, random, urandom and tty. No other node opens a device, whether the image brought
-// it or the command made it: every mount but those six is nodev.
+// Devices: /dev has null, zero, full, random, urandom and tty, and what the caller adds. No other node opens a device,
+// whether the image brought it or the command made it: every mount but those is nodev.
 //
 // The package does not know images, Dockerfiles, layers or the cache. Linux 5.12 or newer is required.
 package sandbox
@@ -49,6 +49,7 @@ type Spec struct {
 	Hosts    []HostEntry // added to /etc/hosts
 	Limits   Limits
 	Mounts   []Mount
+	Devices  []Device
 	// CA is a PEM file of certificates that the command trusts beside those of the tree; "" for none. They are found
 	// neither in Upper nor in the environment afterwards.
 	CA string
@@ -141,6 +142,17 @@ type Mount struct {
 	Data     []byte // FileMount
 	Mode     uint32 // FileMount, and TmpfsMount where 0 is 01777; permission bits
 	UID, GID uint32 // FileMount
+}
+
+// Device is one more node that the command may open: the machine's at Host or, without that, one made for it.
+type Device struct {
+	Path string // as Mount.Target
+	Host string
+	// Of a node that is made: type and permissions as st_mode has them, number, owner. It takes a user who may make
+	// device nodes, which one in a user namespace may not.
+	Mode     uint32
+	Rdev     uint64
+	UID, GID uint32
 }
 
 // ExitError is the command's own failure, as opposed to one of the sandbox.

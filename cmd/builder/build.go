@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 // buildFlags are the flags of `builder build`, named as docker buildx names them.
 type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
+	deviceDirs                                                                                []string
 	call, file, target, network, progress, iidFile, metadataFile                              string
 	check, noCache, pull, push, explain, quiet                                                bool
 	jobs                                                                                      int
@@ -62,6 +64,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringVar(&f.call, "call", "build", "`question`: check, outline or targets tell of the Dockerfile instead of building it; ,format=json for programs")
 	fl.StringVar(&f.network, "network", "default", "`network` of RUN: default, none or host")
 	fl.StringSliceVar(&f.allow, "allow", nil, "grant an `entitlement`: network.host, security.insecure or device[=NAME]")
+	fl.StringArrayVar(&f.deviceDirs, "cdi-spec-dir", nil, "`directory` with the CDI specifications that RUN --device finds devices in (default /etc/cdi and /var/run/cdi)")
 	fl.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
 	fl.StringVar(&f.metadataFile, "metadata-file", "", "write what was made to this `file`, as JSON")
 	fl.StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
@@ -247,6 +250,7 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 	o := builder.BuildOptions{
 		Context: dir, Dockerfile: f.file, Stdin: g.in, Names: f.tags, NoCache: f.noCache, NoCacheFilter: f.noCacheFilter,
 		Pull: f.pull, Explain: f.explain, Jobs: f.jobs, Epoch: os.Getenv("SOURCE_DATE_EPOCH"),
+		DeviceDirs: f.deviceDirs,
 	}
 	if dir == "-" && f.file == "-" {
 		return o, usagef("the context and the Dockerfile cannot both be standard input")
@@ -309,7 +313,10 @@ func (f *buildFlags) planOptions() (plan.Options, error) {
 		Target: f.target, Network: f.network, Allow: f.allow, BuildPlatform: hostPlatform(),
 		BuildArgs: buildArgs(f.buildArgs, os.LookupEnv),
 	}
-	var err error
+	err := checkAllow(f.allow)
+	if err != nil {
+		return o, err
+	}
 	if o.Labels, err = pairs("--label", f.labels, true); err != nil {
 		return o, err
 	}
@@ -321,6 +328,17 @@ func (f *buildFlags) planOptions() (plan.Options, error) {
 		return o, nil
 	}
 	return o, usagef("--network %s: it must be default, none or host", f.network)
+}
+
+// checkAllow refuses words of --allow that grant nothing.
+func checkAllow(words []string) error {
+	for _, w := range words {
+		device, named := strings.CutPrefix(w, "device=")
+		if !slices.Contains([]string{"network.host", "security.insecure", "device"}, w) && !(named && device != "") {
+			return usagef("--allow %s: it must be network.host, security.insecure, device or device=NAME", w)
+		}
+	}
+	return nil
 }
 
 // buildArgs reads --build-arg values. A name alone takes its value from the

@@ -24,7 +24,7 @@ type suite struct {
 	bases   *baseImages
 	stores  chan storePair
 	buildah chan string // roots of buildah's storage; nil where buildah is not installed
-	skipped patterns // cases that buildah does in another way
+	skipped patterns    // cases that buildah does in another way
 	updates *updates
 }
 

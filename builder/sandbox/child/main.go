@@ -163,6 +163,8 @@ func (s *state) do(op Op) error {
 		return wrap("write "+op.Name, s.file(op))
 	case Device:
 		return wrap("make /dev/"+op.Name, s.device(op))
+	case Node:
+		return wrap("make device "+op.Name, s.node(op))
 	case Mkdir:
 		return wrap("mkdir /"+op.Path, unix.Mkdirat(s.root, op.Path, op.Mode))
 	case Symlink:

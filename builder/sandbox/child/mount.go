@@ -258,6 +258,16 @@ func (s *state) device(op Device) error {
 	return s.attach(mnt, "dev/"+op.Name, MakeFile)
 }
 
+func (s *state) node(op Node) error {
+	if err := unix.Mknodat(s.private, op.Name, op.Mode, int(op.Rdev)); err != nil {
+		return err
+	}
+	if err := unix.Fchownat(s.private, op.Name, int(op.UID), int(op.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	return unix.Fchmodat(s.private, op.Name, op.Mode&0o7777, 0) // what mknod made the umask cut
+}
+
 func dup(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) }
 
 func (s *state) mask(op Mask) error {

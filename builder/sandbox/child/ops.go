@@ -98,6 +98,14 @@ type Device struct {
 	Major, Minor uint32
 }
 
+// Node makes a device node, or a FIFO, in the hidden tmpfs. Mode has its type.
+type Node struct {
+	Name     string
+	Mode     uint32
+	Rdev     uint64
+	UID, GID uint32
+}
+
 // Mkdir makes a directory at a root path.
 type Mkdir struct {
 	Path string
@@ -153,7 +161,7 @@ type Exec struct {
 
 // kinds are all ops; an op's place here stands for its type on the wire.
 var kinds = []Op{
-	Private{}, CgroupNS{}, Keyring{}, Loopback{}, Tun{}, MountTree{}, Mount{}, Bind{}, File{}, Device{}, Mkdir{}, Symlink{},
+	Private{}, CgroupNS{}, Keyring{}, Loopback{}, Tun{}, MountTree{}, Mount{}, Bind{}, File{}, Device{}, Node{}, Mkdir{}, Symlink{},
 	Mask{}, ReadOnly{}, Terminal{}, Hostname{}, Pivot{}, Chdir{}, Seccomp{}, Caps{}, Exec{},
 }
 
@@ -167,6 +175,7 @@ func (Mount) op()     {}
 func (Bind) op()      {}
 func (File) op()      {}
 func (Device) op()    {}
+func (Node) op()      {}
 func (Mkdir) op()     {}
 func (Symlink) op()   {}
 func (Mask) op()      {}
