@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"builder/snapshot"
@@ -30,6 +31,8 @@ type result struct {
 	content digest.Digest // of the change; of the whole tree when image is set
 	created time.Time
 	err     error
+
+	chain atomic.Pointer[digest.Digest] // what (*build).chain found out
 }
 
 func newResult() *result { return &result{settled: make(chan struct{})} }

@@ -300,11 +300,16 @@ func (b *build) chain(ctx context.Context, s *plan.Step) (digest.Digest, error) 
 	if res.image != nil {
 		return res.content, nil
 	}
+	if known := res.chain.Load(); known != nil {
+		return *known, nil
+	}
 	below, err := b.chain(ctx, s.Parent)
 	if err != nil {
 		return "", err
 	}
-	return digest.FromString(string(below) + " " + string(res.content)), nil
+	chain := digest.FromString(string(below) + " " + string(res.content))
+	res.chain.Store(&chain)
+	return chain, nil
 }
 
 // tree is the snapshot of a step's result. A base's layers are unpacked when somebody
