@@ -52,9 +52,6 @@ type BuildOptions struct {
 	// Jobs bounds the steps that run at the same time; 0 is the number of CPUs, at
 	// least 2, and more while those leave the machine idle.
 	Jobs int
-	// Epoch is SOURCE_DATE_EPOCH as the environment has it; the Dockerfile's and
-	// --build-arg's win.
-	Epoch string
 	// Secrets are what RUN --mount=type=secret may ask for.
 	Secrets secret.Secrets
 	// SSH is what RUN --mount=type=ssh may ask for.
@@ -253,6 +250,9 @@ func readCapped(path string) ([]byte, error) {
 
 // plan makes the step graph of each platform, and one list of all their steps.
 func (b *build) plan(ctx context.Context) error {
+	if err := b.settleEpoch(ctx); err != nil {
+		return err
+	}
 	wanted := b.o.Platforms
 	if len(wanted) == 0 {
 		wanted = []oci.Platform{{}}
@@ -274,9 +274,7 @@ func (b *build) plan(ctx context.Context) error {
 	if err := b.findDevices(); err != nil {
 		return err
 	}
-	if b.epoch = b.graphs[0].Epoch; b.epoch == "" {
-		b.epoch = b.o.Epoch
-	}
+	b.epoch = b.graphs[0].Epoch
 	_, err := parseEpoch(b.epoch)
 	return err
 }

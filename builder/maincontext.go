@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"builder/builder/buildctx"
 	"builder/builder/plan"
@@ -21,9 +22,10 @@ import (
 // mainContext is the main build context and the Dockerfile in it.
 type mainContext struct {
 	dir        string
-	dockerfile []byte // when the context is nothing but a Dockerfile, or it came by itself
-	remote     bool   // it was brought from outside: no ignore file applies
-	owned      bool   // it was an archive, whose owners mean something
+	dockerfile []byte    // when the context is nothing but a Dockerfile, or it came by itself
+	remote     bool      // it was brought from outside: no ignore file applies
+	owned      bool      // it was an archive, whose owners mean something
+	modified   time.Time // of a commit, as the server said, or of what is newest in an archive; zero for a directory
 	draft      *snapshot.Draft
 }
 
@@ -94,7 +96,8 @@ func (c *mainContext) read(ctx context.Context, r io.Reader) error {
 	}
 	if tarball.Sniff(head) {
 		c.owned = true
-		return tarball.Unpack(ctx, in, c.dir, tarball.Limits{})
+		c.modified, err = tarball.Unpack(ctx, in, c.dir, tarball.Limits{})
+		return err
 	}
 	c.dockerfile, err = io.ReadAll(io.LimitReader(in, maxDockerfile+1))
 	return err
@@ -127,7 +130,11 @@ func (b *build) fetchMain(ctx context.Context, c *mainContext, op *plan.HTTP) er
 		return err
 	}
 	defer f.Close()
-	return c.read(ctx, f)
+	err = c.read(ctx, f)
+	if !res.LastModified.IsZero() {
+		c.modified = res.LastModified
+	}
+	return err
 }
 
 func (b *build) cloneMain(ctx context.Context, c *mainContext, op *plan.Git) error {
@@ -136,7 +143,10 @@ func (b *build) cloneMain(ctx context.Context, c *mainContext, op *plan.Git) err
 		return err
 	}
 	req.Dir = c.dir
-	_, err = git.Checkout(ctx, req)
+	res, err := git.Checkout(ctx, req)
+	if err == nil {
+		c.modified = res.CommitTime
+	}
 	return err
 }
 

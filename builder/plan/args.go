@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -17,8 +16,6 @@ import (
 
 // notEnv are ARGs that steer the builder and never become a variable.
 var notEnv = map[string]bool{"BUILDKIT_SBOM_SCAN_CONTEXT": true, "BUILDKIT_SBOM_SCAN_STAGE": true}
-
-const epochArg = "SOURCE_DATE_EPOCH"
 
 // platformArgs are the variables that every Dockerfile may refer to in FROM lines without an ARG.
 func (p *planner) platformArgs() *environ {
@@ -103,43 +100,6 @@ func (p *planner) checkDefaultBases() {
 			p.warn(&linter.RuleInvalidDefaultArgInFrom, s.Location, linter.RuleInvalidDefaultArgInFrom.Format(s.BaseName))
 		}
 	}
-}
-
-// setEpoch takes SOURCE_DATE_EPOCH from --build-arg or else from a global ARG, and gives ARGs that ask for it
-// the number in its plain form.
-func (p *planner) setEpoch() error {
-	v, given := p.args[epochArg]
-	if !given {
-		v, _ = p.globals.Get(epochArg)
-	}
-	if v == "" {
-		delete(p.args, epochArg)
-		if given {
-			p.globals.unset(epochArg)
-		}
-		return nil
-	}
-	n, err := strconv.ParseInt(v, 10, 64)
-	if err != nil {
-		return p.epochError(v)
-	}
-	p.epoch = strconv.FormatInt(n, 10)
-	if given {
-		p.args[epochArg] = p.epoch
-	}
-	if _, ok := p.globals.Get(epochArg); ok {
-		p.globals.set(epochArg, p.epoch)
-	}
-	return nil
-}
-
-func (p *planner) epochError(v string) error {
-	_, isContext := p.context(v, nil)
-	isStage := slices.ContainsFunc(p.file.Stages, func(s instructions.Stage) bool { return strings.EqualFold(s.Name, v) })
-	if v == "context" || isContext || isStage {
-		return fmt.Errorf("%s=%s: the time of a source is not supported yet", epochArg, v)
-	}
-	return fmt.Errorf("invalid %s: %s", epochArg, v)
 }
 
 // proxyNames are the proxy variables in the order in which a command gets them, each in both cases.

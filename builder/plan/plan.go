@@ -49,20 +49,21 @@ func New(f *dockerfile.File, o Options, known map[Ref]*Image) (*Graph, error) {
 
 // planner is one planning of one target for one platform.
 type planner struct {
-	file     *dockerfile.File // an own copy: instructions are expanded in place
-	opts     Options
-	known    map[Ref]*Image
-	args     map[string]string // --build-arg with a value
-	globals  *environ          // what FROM lines may refer to
-	metaArgs map[string]argNote
-	epoch    string
-	proxy    []string
-	target   ocispec.Platform
-	implicit bool // nobody asked for a platform
-	lex      *shell.Lex
-	lint     *linter.Linter    // with the skips of the current instruction
-	contexts map[string]string // familiar name, with "::PLATFORM" when the key has one, to key of Options.Contexts
-	main     Op                // what fetches the main context; nil when that is a directory
+	file      *dockerfile.File // an own copy: instructions are expanded in place
+	opts      Options
+	known     map[Ref]*Image
+	args      map[string]string // --build-arg with a value
+	globals   *environ          // what FROM lines may refer to
+	metaArgs  map[string]argNote
+	epoch     string
+	epochFrom *EpochSource // what the epoch is the time of, when it is no number
+	proxy     []string
+	target    ocispec.Platform
+	implicit  bool // nobody asked for a platform
+	lex       *shell.Lex
+	lint      *linter.Linter    // with the skips of the current instruction
+	contexts  map[string]string // familiar name, with "::PLATFORM" when the key has one, to key of Options.Contexts
+	main      Op                // what fetches the main context; nil when that is a directory
 
 	stages   []*stage // those of the file in their order, then images that COPY --from names
 	byName   map[string]*stage

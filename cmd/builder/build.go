@@ -249,8 +249,7 @@ func (f *buildFlags) parseOutputs() ([]builder.Output, error) {
 func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error) {
 	o := builder.BuildOptions{
 		Context: dir, Dockerfile: f.file, Stdin: g.in, Names: f.tags, NoCache: f.noCache, NoCacheFilter: f.noCacheFilter,
-		Pull: f.pull, Explain: f.explain, Jobs: f.jobs, Epoch: os.Getenv("SOURCE_DATE_EPOCH"),
-		DeviceDirs: f.deviceDirs,
+		Pull: f.pull, Explain: f.explain, Jobs: f.jobs, DeviceDirs: f.deviceDirs,
 	}
 	if dir == "-" && f.file == "-" {
 		return o, usagef("the context and the Dockerfile cannot both be standard input")
@@ -342,9 +341,13 @@ func checkAllow(words []string) error {
 }
 
 // buildArgs reads --build-arg values. A name alone takes its value from the
-// environment; if that has none, it stays nil.
+// environment; if that has none, it stays nil. SOURCE_DATE_EPOCH is taken from the
+// environment without being named, as buildx does it.
 func buildArgs(values []string, lookup func(string) (string, bool)) map[string]*string {
 	out := map[string]*string{}
+	if epoch, ok := lookup("SOURCE_DATE_EPOCH"); ok {
+		out["SOURCE_DATE_EPOCH"] = &epoch
+	}
 	for _, v := range values {
 		k, val, ok := strings.Cut(v, "=")
 		if !ok {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"time"
 
 	"archive/tar"
 
@@ -22,6 +23,8 @@ type ExtractOptions struct {
 	Dir string
 	// Owner is given to every entry; nil keeps the numbers of the archive.
 	Owner *Owner
+	// Newest is set to the latest time of an entry, if that is later; nil asks for none.
+	Newest *time.Time
 	Limits
 }
 
@@ -41,6 +44,9 @@ func Extract(ctx context.Context, r io.Reader, upper string, lower overlay.Stack
 func (u *unpacker) addEntry(h *tar.Header, name string, r io.Reader) error {
 	if h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0 {
 		return errors.New("a character device 0:0 cannot be part of a layer")
+	}
+	if t := u.add.Newest; t != nil && h.ModTime.After(*t) {
+		*t = h.ModTime
 	}
 	if o := u.add.Owner; o != nil {
 		h.Uid, h.Gid = int(o.UID), int(o.GID)

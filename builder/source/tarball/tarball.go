@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"builder/oci/layer"
 	"builder/overlay"
@@ -52,8 +53,9 @@ func Sniff(head []byte) bool {
 
 // Unpack unpacks a tar, plain or compressed as Sniff knows it, into the empty directory dir. Files belong to whom
 // the tar says. The tar is taken to be hostile: names that lead out of dir are refused, links are made
-// but never followed out of it, and what goes beyond the limits ends it. An error leaves dir half filled.
-func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) error {
+// but never followed out of it, and what goes beyond the limits ends it. An error leaves dir half filled. newest is the
+// latest time of an entry.
+func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) (newest time.Time, err error) {
 	if limits.MaxBytes == 0 {
 		limits.MaxBytes = DefaultMaxBytes
 	}
@@ -62,18 +64,18 @@ func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) error {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("unpack: %w", err)
+		return newest, fmt.Errorf("unpack: %w", err)
 	}
 	if len(entries) > 0 {
-		return fmt.Errorf("unpack: directory %s is not empty", dir)
+		return newest, fmt.Errorf("unpack: directory %s is not empty", dir)
 	}
 	plain, kind, err := layer.DecompressAny(r)
 	if err != nil {
-		return fmt.Errorf("unpack: %w", err)
+		return newest, fmt.Errorf("unpack: %w", err)
 	}
 	b := &bounded{r: plain, left: limits.MaxBytes}
 	o := layer.ExtractOptions{
-		Dir:    ".",
+		Dir: ".", Newest: &newest,
 		Limits: layer.Limits{MaxBytes: limits.MaxBytes, MaxEntries: limits.MaxEntries},
 	}
 	err = layer.Extract(ctx, b, dir, overlay.Stack{}, o)
@@ -83,7 +85,7 @@ func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) error {
 	if err != nil && kind != "" {
 		err = fmt.Errorf("%w (compressed with %s)", err, kind)
 	}
-	return errors.Join(err, plain.Close())
+	return newest, errors.Join(err, plain.Close())
 }
 
 // errTooLarge is what a bounded reader ends with.

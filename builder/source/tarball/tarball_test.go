@@ -98,8 +98,9 @@ func TestUnpack(t *testing.T) {
 			t.Errorf("%s: not taken for an archive", kind)
 		}
 		dir := t.TempDir()
-		if err := Unpack(t.Context(), bytes.NewReader(data), dir, Limits{}); err != nil {
-			t.Errorf("%s: %v", kind, err)
+		newest, err := Unpack(t.Context(), bytes.NewReader(data), dir, Limits{})
+		if err != nil || newest.Unix() != 1e9 {
+			t.Errorf("%s: newest at %v, %v", kind, newest, err)
 			continue
 		}
 		for name, want := range map[string]string{"Dockerfile": "Dockerfile", "d/f": "d/f", "abs": "/abs", "p/q/r": "p/q/r", ".wh.kept": ".wh.kept", "d/h": "d/f"} {
@@ -170,7 +171,7 @@ func TestHostile(t *testing.T) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		err := Unpack(t.Context(), bytes.NewReader(makeTar(t, c.entries...)), dir, Limits{})
+		_, err := Unpack(t.Context(), bytes.NewReader(makeTar(t, c.entries...)), dir, Limits{})
 		if (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -230,7 +231,7 @@ func TestBombs(t *testing.T) {
 		"xz of zeros":      bytes.NewReader(zeros["xz"]),
 	} {
 		dir := t.TempDir()
-		if err := Unpack(t.Context(), r, dir, limits); err == nil {
+		if _, err := Unpack(t.Context(), r, dir, limits); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -243,24 +244,24 @@ func TestDamaged(t *testing.T) {
 		if kind == "plain" {
 			cut = 512 + 512 + 512 + 45 // within the second file
 		}
-		if err := Unpack(t.Context(), bytes.NewReader(whole[:cut]), t.TempDir(), Limits{}); err == nil {
+		if _, err := Unpack(t.Context(), bytes.NewReader(whole[:cut]), t.TempDir(), Limits{}); err == nil {
 			t.Errorf("%s: half of it is accepted", kind)
 		}
 	}
 	for name, data := range map[string]string{"empty": "", "text": "FROM scratch\n", "much text": strings.Repeat("FROM x\n", 1000),
 		"gzip of text": string(packed(t, []byte("FROM scratch\n"))["gzip"])} {
-		if err := Unpack(t.Context(), strings.NewReader(data), t.TempDir(), Limits{}); err == nil {
+		if _, err := Unpack(t.Context(), strings.NewReader(data), t.TempDir(), Limits{}); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
 	dir := t.TempDir()
 	os.WriteFile(dir+"/there", nil, 0o644)
-	if err := Unpack(t.Context(), bytes.NewReader(data), dir, Limits{}); err == nil || !strings.Contains(err.Error(), "not empty") {
+	if _, err := Unpack(t.Context(), bytes.NewReader(data), dir, Limits{}); err == nil || !strings.Contains(err.Error(), "not empty") {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Unpack(ctx, &endless{bytes.NewReader(data)}, t.TempDir(), Limits{}); !errors.Is(err, context.Canceled) {
+	if _, err := Unpack(ctx, &endless{bytes.NewReader(data)}, t.TempDir(), Limits{}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
