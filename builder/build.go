@@ -311,7 +311,7 @@ func (b *build) resolve(ctx context.Context, needs []plan.Need, known map[plan.R
 	for i, n := range needs {
 		g.Go(func() (err error) {
 			if images[i], err = b.store.base(ctx, n.Ref, b.o.Pull); err != nil {
-				return b.file.At(n.Range, err)
+				return b.file.At(n.Range, nearStage(err, n.Near))
 			}
 			configs[i], err = b.store.ConfigOf(ctx, images[i])
 			return err
@@ -328,6 +328,15 @@ func (b *build) resolve(ctx context.Context, needs []plan.Need, known map[plan.R
 		known[n.Ref] = &plan.Image{Digest: images[i].identity(), Config: configs[i]}
 	}
 	return nil
+}
+
+// nearStage adds to the error of an image that cannot be had the stage that may have been
+// meant.
+func nearStage(err error, stage string) error {
+	if stage == "" {
+		return err
+	}
+	return fmt.Errorf("%w (no stage has that name; did you mean the stage %s?)", err, stage)
 }
 
 // identity is the digest by which a base is pinned: of its manifest, or of its config

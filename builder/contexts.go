@@ -89,7 +89,7 @@ func (c *buildContext) ignored() func(path string) bool {
 // whyHidden words which line of the ignore file hides a path; "" when none does.
 func (c *buildContext) whyHidden(path string) string {
 	if pattern := c.dir.ExcludedBy(path); pattern != "" {
-		return fmt.Sprintf("excluded by %q in %s", pattern, c.ignore.Name)
+		return fmt.Sprintf("excluded by %q in %s, line %d", pattern, c.ignore.Name, c.ignore.Line(pattern))
 	}
 	return ""
 }

@@ -26,7 +26,7 @@ import (
 func (b *build) do(ctx context.Context, s *plan.Step, draft *snapshot.Draft, ui *progress.Step) error {
 	switch op := s.Op.(type) {
 	case *plan.Run:
-		return foreign(b.command(ctx, op, draft, ui), s)
+		return foreign(noShell(b.command(ctx, op, draft, ui), op), s)
 	case *plan.Copy:
 		return b.copy(ctx, s, op, draft)
 	case *plan.Mkdir:
@@ -89,6 +89,15 @@ func foreign(err error, s *plan.Step) error {
 	return fmt.Errorf("%w: this machine cannot run programs for %s; register an emulator with binfmt_misc "+
 		"(Debian's package qemu-user-static does), or build the stage on FROM --platform=$BUILDPLATFORM",
 		err, platforms.Format(s.Platform))
+}
+
+// noShell adds the way out to the error of a shell form where there is no shell.
+func noShell(err error, op *plan.Run) error {
+	var exit *sandbox.ExitError
+	if !errors.As(err, &exit) || exit.Err == nil || exit.Code != 127 || op.Args[0] != "/bin/sh" {
+		return err
+	}
+	return fmt.Errorf(`%w: the image has no shell; RUN ["PROGRAM", "ARGUMENT"] needs none`, err)
 }
 
 // tailLines is how much of a failed step's output its error repeats.

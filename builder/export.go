@@ -207,6 +207,9 @@ func newDir(path string, write func() error) error {
 // WriteBeside makes the file at path whole or not at all.
 func WriteBeside(path string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if pathErr := new(fs.PathError); errors.As(err, &pathErr) { // whose path is one that nobody chose
+		err = fmt.Errorf("make a file in %s: %w", filepath.Dir(path), pathErr.Err)
+	}
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,11 @@ const maxIgnoreFile = 4 << 20
 type Ignore struct {
 	Name     string
 	Patterns []string
+	lines    map[string]int // where each pattern stands, the last place of several
 }
+
+// Line is the number of the line that a pattern stands on; 0 for one that the file does not have.
+func (i *Ignore) Line(pattern string) int { return i.lines[pattern] }
 
 // ReadIgnore reads the patterns of an ignore file: a byte order mark, comments (# in the first column), blank lines and
 // blanks around patterns dropped, paths cleaned, a leading slash dropped. Errors name the line and never its text.
@@ -84,11 +88,24 @@ func readIgnoreIn(dir, name string) (Ignore, error) {
 		return Ignore{}, fmt.Errorf("read %s: %w", name, err)
 	}
 	defer f.Close()
-	patterns, err := ReadIgnore(f)
+	var text bytes.Buffer
+	patterns, err := ReadIgnore(io.TeeReader(f, &text))
 	if err != nil {
 		return Ignore{}, fmt.Errorf("read %s: %w", name, err)
 	}
-	return Ignore{Name: name, Patterns: patterns}, nil
+	return Ignore{Name: name, Patterns: patterns, lines: linesOf(text.Bytes())}, nil
+}
+
+// linesOf finds the lines of an ignore file that patterns stand on.
+func linesOf(data []byte) map[string]int {
+	lines := map[string]int{}
+	for i, line := range bytes.Split(data, []byte("\n")) {
+		patterns, _ := ignorefile.ReadAll(bytes.NewReader(line))
+		for _, p := range patterns {
+			lines[p] = i + 1
+		}
+	}
+	return lines
 }
 
 // openBeneath opens the regular file dir/name. Links are followed as long as they stay below dir. It never waits for a

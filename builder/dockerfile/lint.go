@@ -34,6 +34,21 @@ func (f *File) LintError() error {
 	return errors.New("lint violation found for rules: " + strings.Join(slices.Compact(rules), ", "))
 }
 
+// PlacedLintError is LintError with the place of the first rule that was broken.
+func (f *File) PlacedLintError() error {
+	err := f.LintError()
+	first := Range{}
+	for _, w := range f.Warnings {
+		if first.Start == 0 || w.Range.Start > 0 && w.Range.Start < first.Start {
+			first = w.Range
+		}
+	}
+	if err == nil || first.Start == 0 {
+		return err
+	}
+	return f.At(first, err)
+}
+
 func (f *File) warn(rule, description, url, message string, where []parser.Range) {
 	f.Warnings = append(f.Warnings, Warning{
 		Rule: rule, Description: description, URL: url, Message: message, Range: Span(where),

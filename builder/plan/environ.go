@@ -1,10 +1,12 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 )
@@ -82,6 +84,9 @@ func expand(lex *shell.Lex, word string, env *environ) (shell.ProcessWordResult,
 		return shell.ProcessWordResult{}, errTooLong
 	}
 	out, err := lex.ProcessWordWithMatches(word, env)
+	if err != nil && strings.ContainsRune(err.Error(), utf8.RuneError) { // the end of the word, taken for a modifier
+		err = errors.New("syntax error: missing '}'")
+	}
 	if err == nil && len(out.Result) > len(word)+maxWord {
 		return out, errTooLong
 	}

@@ -73,7 +73,7 @@ func (p *planner) linkName(c *command, from string) error {
 		return err
 	}
 	if s == nil {
-		s = &stage{baseName: from, label: from, where: c.where, text: "FROM " + from, implicit: true}
+		s = &stage{baseName: from, label: from, where: c.where, text: "FROM " + from, implicit: true, near: p.nearStage(from)}
 		p.stages = append(p.stages, s)
 	}
 	c.sources = append(c.sources, s)

@@ -176,7 +176,10 @@ func mountTarget(dir, target string) (string, error) {
 	if !path.IsAbs(out) {
 		out = path.Join("/", dir, target)
 	}
-	if out == "/" {
+	switch {
+	case out == "/" && target == "":
+		return "", fmt.Errorf("invalid mount target %q: say where with target=PATH", out)
+	case out == "/":
 		return "", fmt.Errorf("invalid mount target %q", out)
 	}
 	for _, own := range kernelDirs {

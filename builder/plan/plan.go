@@ -18,6 +18,7 @@ import (
 type Need struct {
 	Ref   Ref
 	Range dockerfile.Range
+	Near  string // a stage whose name the image's may be a slip of; "" for none
 }
 
 // Refs returns the base images that the target needs and known lacks, each once. An image that becomes known
@@ -153,7 +154,7 @@ func (p *planner) graph() (*Graph, error) {
 		g.Image.Config.Labels = map[string]string{}
 	}
 	maps.Copy(g.Image.Config.Labels, p.opts.Labels)
-	if err := p.file.LintError(); err != nil {
+	if err := p.file.PlacedLintError(); err != nil {
 		return nil, err
 	}
 	if !p.implicit {

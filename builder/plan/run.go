@@ -157,7 +157,7 @@ func (p *planner) network(i *instructions.RunCommand) (string, error) {
 		return mode, nil
 	case instructions.NetworkHost:
 		if general != mode && !slices.Contains(p.opts.Allow, "network.host") {
-			return "", errors.New("network.host is not allowed")
+			return "", errors.New("network.host is not allowed (--allow network.host allows it)")
 		}
 		return mode, nil
 	}
@@ -171,7 +171,7 @@ func (p *planner) security(i *instructions.RunCommand) (string, error) {
 		return SecuritySandbox, nil
 	case instructions.SecurityInsecure:
 		if !slices.Contains(p.opts.Allow, "security.insecure") {
-			return "", errors.New("security.insecure is not allowed")
+			return "", errors.New("security.insecure is not allowed (--allow security.insecure allows it)")
 		}
 		return SecurityInsecure, nil
 	default:

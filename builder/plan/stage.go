@@ -33,6 +33,7 @@ type stage struct {
 	source   source // what it is FROM otherwise, once resolved
 	standIn  string // key of the named context that takes the stage's place
 	implicit bool   // an image that a COPY --from names
+	near     string // the stage whose name is nearly that of its image, if there is one
 	resolved bool
 	armed    bool // the base's ONBUILD triggers are among commands
 
@@ -97,7 +98,7 @@ func (p *planner) newStage(i int, src instructions.Stage) (*stage, error) {
 		return nil, err
 	}
 	if s.baseName = name.Result; s.baseName == "" {
-		return nil, fmt.Errorf("base name (%s) should not be blank", src.BaseName)
+		return nil, blankBase(src.BaseName, name)
 	}
 	if s.platform, err = p.stagePlatform(s, src); err != nil {
 		return nil, err
@@ -112,11 +113,28 @@ func (p *planner) newStage(i int, src instructions.Stage) (*stage, error) {
 	if s.base, err = p.stageNamed(s.baseName, s.platform); err != nil {
 		return nil, err
 	}
+	s.near = p.nearStage(s.baseName)
 	s.total = countSteps(src.Commands)
 	if s.baseName != empty && s.base == nil {
 		s.total++
 	}
 	return s, nil
+}
+
+// blankBase is the error of a base name that variables leave empty.
+func blankBase(text string, word shell.ProcessWordResult) error {
+	var missing []string
+	for _, k := range slices.Sorted(maps.Keys(word.Unmatched)) {
+		missing = append(missing, k)
+	}
+	for _, k := range slices.Sorted(maps.Keys(word.Matched)) {
+		missing = append(missing, k)
+	}
+	err := fmt.Errorf("base name (%s) should not be blank", text)
+	if len(missing) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %s has no value: give it one with --build-arg, or in an ARG before the first FROM", err, strings.Join(missing, ", "))
 }
 
 // stageNamed returns the stage that text means: one of that name, or the one that a named context puts in the
@@ -134,6 +152,15 @@ func (p *planner) stageNamed(text string, platform *ocispec.Platform) (*stage, e
 		return p.stages[i], nil
 	}
 	return nil, fmt.Errorf("named context %q: no stage %q is defined before", key, want)
+}
+
+// nearStage is the name of a stage that text may be a slip of; "" for none.
+func (p *planner) nearStage(text string) string {
+	near, ok := suggest.Search(text, slices.Sorted(maps.Keys(p.byName)), true)
+	if !ok {
+		return ""
+	}
+	return near
 }
 
 // countSteps counts the instructions that progress numbers.

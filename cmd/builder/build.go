@@ -316,6 +316,11 @@ func (f *buildFlags) planOptions() (plan.Options, error) {
 	if err != nil {
 		return o, err
 	}
+	for _, v := range f.buildArgs {
+		if k, _, _ := strings.Cut(v, "="); k == "" {
+			return o, usagef("--build-arg %s: it must be NAME=VALUE or NAME", v)
+		}
+	}
 	if o.Labels, err = pairs("--label", f.labels, true); err != nil {
 		return o, err
 	}

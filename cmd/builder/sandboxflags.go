@@ -57,7 +57,7 @@ func (f *sandboxFlags) options(ca string) (o builder.SandboxOptions, err error) 
 	for _, v := range f.ulimits {
 		u, err := units.ParseUlimit(v)
 		if err != nil {
-			return o, usagef("--ulimit %s: %w", v, err)
+			return o, usagef("--ulimit %s: it must be NAME=SOFT[:HARD], as in nofile=1024:4096", v)
 		}
 		o.Limits.Ulimits = append(o.Limits.Ulimits, sandbox.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
 	}

@@ -122,11 +122,14 @@ func (r *Repo) refusal(resp *errcode.ErrorResponse) string {
 
 // connection explains why a registry could not be reached; "" for any other error.
 func (r *Repo) connection(err error) string {
+	var dial *net.OpError
 	var dns *net.DNSError
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
 	var record tls.RecordHeaderError
 	switch {
+	case errors.Is(err, syscall.ECONNREFUSED) && errors.As(err, &dial) && dial.Op == "proxyconnect":
+		return "connection refused: the proxy in the environment does not listen"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("connection refused: no registry listens at %s", r.host)
 	case errors.As(err, &dns):

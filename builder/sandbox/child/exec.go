@@ -1,6 +1,7 @@
 package child
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -197,10 +198,26 @@ func restoreLimits(old []Rlimit) {
 	}
 }
 
+// lineEnd explains why the interpreter of a script may be missing though it is there.
+func lineEnd(file string) string {
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	var head [256]byte
+	n, _ := unix.Read(fd, head[:])
+	line, _, whole := bytes.Cut(head[:max(n, 0)], []byte("\n"))
+	if whole && bytes.HasPrefix(line, []byte("#!")) && bytes.HasSuffix(line, []byte("\r")) {
+		return ", as its first line ends in a carriage return"
+	}
+	return ""
+}
+
 func execError(file string, op Exec, err error) error {
 	switch {
 	case err == syscall.ENOENT:
-		return &coded{127, fmt.Errorf("exec %s: no such file or directory: the interpreter or loader that it names is missing", file)}
+		return &coded{127, fmt.Errorf("exec %s: no such file or directory: the interpreter or loader that it names is missing%s", file, lineEnd(file))}
 	case err == syscall.EACCES, err == syscall.ENOEXEC, err == syscall.EISDIR:
 		return &coded{126, fmt.Errorf("exec %s: %w", file, err)}
 	case err == syscall.EINVAL:
