@@ -9,9 +9,11 @@ LDFLAGS     := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TESTFLAGS   ?= -count=1 -timeout=20m
 PACKAGES    ?= ./...
+FUZZTIME    ?= 1m
+FUZZ        := builder/plan:FuzzParse builder/plan:FuzzMount builder/buildctx:FuzzIgnore oci/name:FuzzParse
 
 .DEFAULT_GOAL := build
-.PHONY: build pid1 demo setup test conformance race bench lint fmt clean help
+.PHONY: build pid1 demo setup test conformance race fuzz bench lint fmt clean help
 
 build: pid1 ## the static binary, bin/builder
 	CGO_ENABLED=0 $(GO) build $(TAGS) -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/builder ./cmd/builder
@@ -34,6 +36,10 @@ conformance: setup pid1 ## every case of testdata/conformance, held against buil
 
 race: setup pid1 ## the same under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test $(TAGS) -race -short $(TESTFLAGS) $(PACKAGES)
+
+fuzz: ## Dockerfiles, mounts, ignore files and references, each for FUZZTIME (1m)
+	set -e; for f in $(FUZZ); do \
+		CGO_ENABLED=0 $(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) ./$${f%:*}; done
 
 bench: pid1 ## benchmarks
 	$(GO) test $(TAGS) -run '^$$' -bench . -benchmem $(PACKAGES)

@@ -33,6 +33,22 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(fuzzPlan)
 }
 
+// FuzzMount plans a RUN with any text for the options of its mount, under any WORKDIR.
+func FuzzMount(f *testing.F) {
+	for _, options := range []string{
+		"type=bind,source=a,target=/b", "type=cache,target=c,sharing=private", "type=secret,id=a,env=B", "type=ssh", "type=tmpfs,target=/t,size=1m",
+	} {
+		f.Add(options, "/w")
+	}
+	f.Fuzz(func(t *testing.T, options, dir string) {
+		if strings.ContainsAny(options+dir, "\n\r") {
+			return // they would be other instructions
+		}
+		text := "FROM scratch AS s\nFROM base\nARG A=v\nWORKDIR /" + dir + "\nRUN --mount=" + options + " x\n"
+		fuzzPlan(t, []byte(text), "RUN --mount="+options+" y")
+	})
+}
+
 func fuzzPlan(t *testing.T, source []byte, trigger string) {
 	file, err := dockerfile.Parse("Dockerfile", source)
 	if err != nil {
