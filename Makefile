@@ -39,7 +39,7 @@ race: setup pid1 ## the same under the race detector (needs a C compiler)
 
 fuzz: ## Dockerfiles, mounts, ignore files and references, each for FUZZTIME (1m)
 	set -e; for f in $(FUZZ); do \
-		CGO_ENABLED=0 $(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) ./$${f%:*}; done
+		CGO_ENABLED=0 $(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s ./$${f%:*}; done
 
 bench: pid1 ## benchmarks
 	$(GO) test $(TAGS) -run '^$$' -bench . -benchmem $(PACKAGES)

@@ -123,13 +123,7 @@ func (p *planner) newStage(i int, src instructions.Stage) (*stage, error) {
 
 // blankBase is the error of a base name that variables leave empty.
 func blankBase(text string, word shell.ProcessWordResult) error {
-	var missing []string
-	for _, k := range slices.Sorted(maps.Keys(word.Unmatched)) {
-		missing = append(missing, k)
-	}
-	for _, k := range slices.Sorted(maps.Keys(word.Matched)) {
-		missing = append(missing, k)
-	}
+	missing := slices.Concat(slices.Sorted(maps.Keys(word.Unmatched)), slices.Sorted(maps.Keys(word.Matched)))
 	err := fmt.Errorf("base name (%s) should not be blank", text)
 	if len(missing) == 0 {
 		return err
