@@ -54,6 +54,8 @@ var edges = map[string][]string{
 	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/progress", "builder/sandbox", "builder/secret", "builder/sshagent",
 		// Flags that name a registry's options, a kind of archive or an image.
 		"oci", "oci/archive", "oci/name", "oci/registry"},
+	// Measures any builder's binary from outside.
+	"cmd/bench": {},
 }
 
 // TestImports holds every package to its edges. Tests may import what they like.
