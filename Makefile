@@ -6,14 +6,17 @@ GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TAGS        := -tags pid1
 LDFLAGS     := -s -w -X main.version=$(VERSION)
+BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TESTFLAGS   ?= -count=1 -timeout=20m
 PACKAGES    ?= ./...
 FUZZTIME    ?= 1m
 FUZZ        := builder/plan:FuzzParse builder/plan:FuzzMount builder/buildctx:FuzzIgnore oci/name:FuzzParse
+# Where the measurements keep their workload; bench-growth fills 45 GB for its largest file.
+BENCHDIR    ?= /var/tmp/builder-bench
 
 .DEFAULT_GOAL := build
-.PHONY: build pid1 demo setup test conformance race fuzz bench lint fmt clean help
+.PHONY: build pid1 demo setup test conformance race fuzz bench bench-growth bench-go bench-compare lint fmt clean help
 
 build: pid1 ## the static binary, bin/builder
 	CGO_ENABLED=0 $(GO) build $(TAGS) -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/builder ./cmd/builder
@@ -41,8 +44,17 @@ fuzz: ## Dockerfiles, mounts, ignore files and references, each for FUZZTIME (1m
 	set -e; for f in $(FUZZ); do \
 		CGO_ENABLED=0 $(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s ./$${f%:*}; done
 
-bench: pid1 ## benchmarks
-	$(GO) test $(TAGS) -run '^$$' -bench . -benchmem $(PACKAGES)
+bench: build setup ## the ladder beside its limits and buildah, into docs/performance.md
+	$(GO) run ./cmd/bench -dir $(BENCHDIR) -write docs/performance.md $(BENCHFLAGS)
+
+bench-growth: build setup ## time and memory as the input grows, into docs/performance.md
+	$(GO) run ./cmd/bench -growth -dir $(BENCHDIR) -write docs/performance.md $(BENCHFLAGS)
+
+bench-go: ## the packages' own benchmarks, as benchstat reads them
+	@GO=$(GO) testdata/bench-go
+
+bench-compare: ## the same beside those of another commit: make bench-compare OLD=v1
+	@GO=$(GO) BENCHSTAT=$(BENCHSTAT) testdata/bench-compare $(OLD)
 
 lint: pid1 ## gofmt, go vet, staticcheck, a tidy go.mod
 	@test -z "$$(gofmt -l .)" || { echo 'make fmt would change:'; gofmt -l .; exit 1; }
@@ -57,4 +69,4 @@ clean: ## remove what make made here
 	rm -rf bin .demo
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile

@@ -20,6 +20,7 @@ type lab struct {
 	dir      string // absolute
 	own      bool   // dir is temporary
 	keep     bool
+	hasty    bool   // measures without waiting for the disk
 	builder  string // absolute path of the binary
 	work     *workload
 	registry *registry
@@ -40,7 +41,7 @@ const (
 
 // openLab makes the workload, starts a registry and puts the base image into it.
 func openLab(ctx context.Context, o options) (*lab, error) {
-	l := &lab{keep: o.keep, meter: newMeter(), phase: setUp}
+	l := &lab{keep: o.keep, hasty: o.smoke, meter: newMeter(), phase: setUp}
 	if err := l.open(ctx, o); err != nil {
 		l.close()
 		return nil, err
@@ -70,7 +71,7 @@ func (l *lab) open(ctx context.Context, o options) (err error) {
 	if l.registry, err = startRegistry(ctx, l.path("registry")); err != nil {
 		return err
 	}
-	return l.pushBase(ctx, o.smoke)
+	return l.pushBase(ctx, o.smoke || o.growth)
 }
 
 // settle finds the directory to work in, and takes away what an earlier run left there.
@@ -127,7 +128,10 @@ func (l *lab) close() {
 		l.registry.stop()
 	}
 	l.meter.close()
-	if l.keep || l.dir == "" {
+	if l.dir == "" {
+		return
+	}
+	if l.keep {
 		fmt.Fprintln(os.Stderr, "kept", l.dir)
 		return
 	}
@@ -189,7 +193,9 @@ func (l *lab) sh(ctx context.Context, script string, args ...string) *exec.Cmd {
 func (l *lab) measure(ctx context.Context, cmd *exec.Cmd) (usage, error) {
 	var u usage
 	err := l.logged(cmd, func() (err error) {
-		unix.Sync()
+		if !l.hasty {
+			unix.Sync()
+		}
 		u, err = l.meter.run(ctx, cmd)
 		return err
 	})

@@ -28,16 +28,21 @@ type options struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout)
+	code := status(ctx, run(ctx, os.Args[1:], os.Stdout))
 	stop()
+	os.Exit(code)
+}
+
+// status tells the user of an error and returns the exit status.
+func status(ctx context.Context, err error) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
 	case ctx.Err() != nil:
-		os.Exit(130)
-	default:
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+		return 130
 	}
+	fmt.Fprintln(os.Stderr, "bench:", err)
+	return 1
 }
 
 // run measures what the flags ask for and prints it to out.
@@ -91,6 +96,26 @@ func (o *options) check() error {
 			return fmt.Errorf("-only %s: it must be one of %s", name, strings.Join(contenders, ", "))
 		}
 	}
+	return o.checkRungs()
+}
+
+// checkRungs refuses names that neither ladder nor series have.
+func (o *options) checkRungs() error {
+	var known []string
+	for _, r := range o.ladder() {
+		known = append(known, r.name)
+	}
+	if o.growth {
+		known = nil
+		for _, s := range o.series() {
+			known = append(known, s.name)
+		}
+	}
+	for _, name := range names(o.rungs) {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("-rungs %s: there are %s", name, strings.Join(known, ", "))
+		}
+	}
 	return nil
 }
 
@@ -99,14 +124,4 @@ func wants(list, name string) bool { return list == "" || slices.Contains(names(
 
 func names(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
-}
-
-// unknown returns the first name of a list with commas that is not among known.
-func unknown(list string, known []string) error {
-	for _, name := range names(list) {
-		if !slices.Contains(known, name) {
-			return fmt.Errorf("-rungs %s: there are %s", name, strings.Join(known, ", "))
-		}
-	}
-	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -82,6 +83,7 @@ func (m *meter) close() {
 // run runs the command and measures it from before its start until it has ended.
 func (m *meter) run(ctx context.Context, cmd *exec.Cmd) (usage, error) {
 	var u usage
+	forgetPeak()
 	began := time.Now()
 	if err := m.start(cmd); err != nil {
 		return u, err
@@ -100,6 +102,13 @@ func (m *meter) run(ctx context.Context, cmd *exec.Cmd) (usage, error) {
 	u.memory = max(u.memory, rusage.Maxrss<<10)
 	u.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	return u, nil
+}
+
+// forgetPeak makes this process small: the kernel counts what a command's resident set is from before
+// it becomes another program, which is when it still shares this one's memory.
+func forgetPeak() {
+	debug.FreeOSMemory()
+	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) // older kernels do not know it
 }
 
 // start starts the command inside the cgroup, so that not one page of it escapes. Version 1 knows no

@@ -16,7 +16,7 @@ func (o ours) command(ctx context.Context, args ...string) *exec.Cmd {
 	return o.lab.command(ctx, o.builder, append([]string{"--root", o.store}, args...)...)
 }
 
-// build builds the directory of the Dockerfile, unless the flags end with -C and another.
+// build builds the directory of the Dockerfile.
 func (o ours) build(ctx context.Context, dockerfile string, flags ...string) *exec.Cmd {
 	return o.buildIn(ctx, filepath.Dir(dockerfile), dockerfile, flags...)
 }

@@ -8,8 +8,16 @@ import (
 	"strings"
 )
 
-// rungs is the ladder. wait is how long the four stages of fan4 sleep, in seconds.
-func rungs(wait string) []*rung {
+// ladder is all rungs that the flags could ask for.
+func (o *options) ladder() []*rung {
+	if o.smoke {
+		return ladder("0.1")
+	}
+	return ladder("2")
+}
+
+// ladder is data. wait is how long the four stages of fan4 sleep, in seconds.
+func ladder(wait string) []*rung {
 	return []*rung{
 		{
 			name: "chain20", work: "20 x `RUN true` on a Debian base", most: 0.35,

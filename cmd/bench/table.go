@@ -10,20 +10,8 @@ import (
 
 // measureRungs measures the rungs that are asked for and prints their table.
 func measureRungs(ctx context.Context, l *lab, o options, out io.Writer) error {
-	wait := "2"
-	if o.smoke {
-		wait = "0.1"
-	}
-	ladder := rungs(wait)
-	var known []string
-	for _, r := range ladder {
-		known = append(known, r.name)
-	}
-	if err := unknown(o.rungs, known); err != nil {
-		return err
-	}
 	t := &table{lab: l, rounds: o.rounds}
-	for _, r := range ladder {
+	for _, r := range o.ladder() {
 		if !wants(o.rungs, r.name) {
 			continue
 		}
