@@ -12,8 +12,8 @@ set -eu
 cache=${BUILDER_TEST_CACHE:-/var/tmp/builder-test}
 suite=${BUILDER_TEST_SUITE:-bookworm}
 mirror=${BUILDER_TEST_MIRROR:-http://deb.debian.org/debian}
-packages='buildah busybox-static bzip2 ca-certificates docker-registry gcc git iproute2 libc6-dev libcap2-bin qemu-user-static
-mmdebstrap runc skopeo tar uidmap umoci util-linux xz-utils zstd'
+packages='buildah busybox-static bzip2 ca-certificates curl docker-registry gcc git iproute2 libc6-dev libcap2-bin qemu-user-static
+mmdebstrap pigz runc skopeo tar uidmap umoci util-linux xz-utils zstd'
 
 say() { echo "setup: $*"; }
 

@@ -131,7 +131,7 @@ func TestMeter(t *testing.T) {
 	if !m.whole() {
 		t.Skip("no memory cgroup")
 	}
-	cmd := exec.Command("/bin/sh", "-c", "head -c 64M /dev/zero | tail -c 64M >/dev/null; true")
+	cmd := exec.Command("/bin/sh", "-c", "{ head -c 64M /dev/zero; sleep 0.3; } | tail -c 64M >/dev/null")
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	u, err := m.run(t.Context(), cmd)
 	if err != nil {

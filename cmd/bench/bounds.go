@@ -49,7 +49,7 @@ func contextFile(b build) func(*workload) string {
 	return func(w *workload) string { return filepath.Join(w.dir, "../run/context", b.name, "Dockerfile") }
 }
 
-var copyAndHash = freshShell(`cp -a "$2" copy & tar -C "$2" -cf - . | sha256sum; wait`, (*workload).many)
+var copyAndHash = freshShell(`cp -a "$2" copy & tar -C "$2" -cf - . | sha256sum; wait $!`, (*workload).many)
 
 // compressBoth compresses what the two layers of the toolchain's image hold.
 func compressBoth(ctx context.Context, l *lab) (trial, error) {
@@ -64,7 +64,7 @@ func compressBoth(ctx context.Context, l *lab) (trial, error) {
 		return nil, err
 	}
 	return func(ctx context.Context, _ int) (*exec.Cmd, error) {
-		return l.inFresh(ctx, `pigz -c "$2" >1 & tar -C "$3" -cf - . | pigz -c >2; wait`, l.work.tar(), dir)
+		return l.inFresh(ctx, `pigz -c "$2" >1 & tar -C "$3" -cf - . | pigz -c >2; wait $!`, l.work.tar(), dir)
 	}, nil
 }
 
@@ -75,7 +75,7 @@ func sendArchive(ctx context.Context, l *lab) (trial, error) {
 		return nil, err
 	}
 	return func(ctx context.Context, _ int) (*exec.Cmd, error) {
-		return l.inFresh(ctx, `cp "$2" copy & sha256sum "$2"; wait`, o.archive())
+		return l.inFresh(ctx, `cp "$2" copy & sha256sum "$2"; wait $!`, o.archive())
 	}, nil
 }
 
@@ -103,6 +103,6 @@ func fetchConfig(ctx context.Context, l *lab) (trial, error) {
 // unpackBase unpacks the base's layers one above the other.
 func unpackBase(_ context.Context, l *lab) (trial, error) {
 	return func(ctx context.Context, _ int) (*exec.Cmd, error) {
-		return l.inFresh(ctx, `shift; for f; do sha256sum "$f" & tar -xzf "$f"; done; wait`, l.blobs...)
+		return l.inFresh(ctx, `shift; for f; do sha256sum "$f" & tar -xzf "$f"; wait $!; done`, l.blobs...)
 	}, nil
 }

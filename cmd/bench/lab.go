@@ -193,13 +193,26 @@ func (l *lab) sh(ctx context.Context, script string, args ...string) *exec.Cmd {
 func (l *lab) measure(ctx context.Context, cmd *exec.Cmd) (usage, error) {
 	var u usage
 	err := l.logged(cmd, func() (err error) {
-		if !l.hasty {
-			unix.Sync()
+		if err := l.settleDisk(); err != nil {
+			return err
 		}
 		u, err = l.meter.run(ctx, cmd)
 		return err
 	})
 	return u, err
+}
+
+// settleDisk writes out what waits to be written to the file system of the lab.
+func (l *lab) settleDisk() error {
+	if l.hasty {
+		return nil
+	}
+	f, err := os.Open(l.dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
 }
 
 // do runs a command that prepares something.

@@ -77,7 +77,7 @@ func ladder(wait string) []*rung {
 			limit: "`cp` of the tar; `tar -x` beside `sha256sum` of it; `tar | sha256sum` of the files",
 			by: map[string]contender{
 				"ours": oursCold(toolchain), "buildah": buildahCold(toolchain),
-				"limit": freshShell(`cp "$2" a.tar; mkdir b; tar -xf a.tar -C b & sha256sum a.tar; wait; tar -cf - b | sha256sum`, (*workload).tar),
+				"limit": freshShell(`cp "$2" a.tar; mkdir b; tar -xf a.tar -C b & sha256sum a.tar; wait $!; tar -cf - b | sha256sum`, (*workload).tar),
 			},
 		},
 		{
@@ -100,7 +100,7 @@ func ladder(wait string) []*rung {
 			limit: "`cp` of the file beside `sha256sum` of it",
 			by: map[string]contender{
 				"ours": oursCold(big), "buildah": buildahCold(big),
-				"limit": freshShell(`cp "$2" data & sha256sum "$2"; wait`, (*workload).big),
+				"limit": freshShell(`cp "$2" data & sha256sum "$2"; wait $!`, (*workload).big),
 			},
 		},
 		{

@@ -41,13 +41,10 @@ func (t *table) text(ctx context.Context) string {
 	var b strings.Builder
 	b.WriteString(describeMachine(ctx, t.lab))
 	fmt.Fprintf(&b, "\nSeconds, medians of %d rounds in which each took its turn.\n\n", t.rounds)
-	b.WriteString("| rung | ours | at most | limit | ours/limit | buildah | buildah/ours | cpu | peak | buildah's peak |\n")
-	b.WriteString("| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |\n")
+	b.WriteString("| rung | ours | at most | limit | ours/limit | buildah | buildah/ours | cpu | limit's cpu | buildah's cpu | peak | buildah's peak |\n")
+	b.WriteString("| --- " + strings.Repeat("| --: ", 11) + "|\n")
 	for i, r := range t.rungs {
-		s := t.standings[i]
-		fmt.Fprintf(&b, "| %s | %s | %.3g | %s | %s | %s%s | %s | %s | %s | %s |\n", r.name, seconds(s.wall("ours")), r.most,
-			seconds(s.wall("limit")), ratio(s.wall("ours"), s.wall("limit")), seconds(s.wall("buildah")), t.fewer(s),
-			ratio(s.wall("buildah"), s.wall("ours")), seconds(s.cpu("ours")), megabytes(s.memory("ours")), megabytes(s.memory("buildah")))
+		b.WriteString(t.row(r, t.standings[i]))
 	}
 	b.WriteString("\n" + t.legend() + "\n")
 	b.WriteString("| rung | work | timed | before, not timed | limit |\n| --- | --- | --- | --- | --- |\n")
@@ -55,6 +52,15 @@ func (t *table) text(ctx context.Context) string {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.name, r.work, r.timed, r.before, strings.ReplaceAll(r.limit, "|", "\\|"))
 	}
 	return b.String()
+}
+
+func (t *table) row(r *rung, s standing) string {
+	ours, limit, peer := s.wall("ours"), s.wall("limit"), s.wall("buildah")
+	cells := []string{
+		r.name, seconds(ours), fmt.Sprintf("%.3g", r.most), seconds(limit), ratio(ours, limit), seconds(peer) + t.fewer(s), ratio(peer, ours),
+		seconds(s.cpu("ours")), seconds(s.cpu("limit")), seconds(s.cpu("buildah")), megabytes(s.memory("ours")), megabytes(s.memory("buildah")),
+	}
+	return "| " + strings.Join(cells, " | ") + " |\n"
 }
 
 // fewer tells when a slow peer was not measured in every round.
@@ -66,12 +72,12 @@ func (t *table) fewer(s standing) string {
 }
 
 func (t *table) legend() string {
-	memory := "all processes of the command together (anonymous and shared memory of a cgroup, sampled every 5 ms), or the largest " +
+	memory := "all processes of the command together (anonymous and shared memory of a cgroup, sampled every 25 ms), or the largest " +
 		"resident set of one of them where that is more"
 	if !t.lab.meter.whole() {
 		memory = "the largest resident set of any one process of the command, since there was no memory cgroup to see them together"
 	}
-	return "cpu: seconds of processor time of ours, all cores together. peak: the highest of all rounds, in MB: " + memory + ".\n"
+	return "cpu: seconds of processor time, all cores together, which other work on the machine changes little. peak: the highest of all rounds, in MB: " + memory + ".\n"
 }
 
 // seconds has three digits that mean something; - is not measured.
