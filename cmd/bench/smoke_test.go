@@ -33,6 +33,9 @@ func buildBinary(t *testing.T) string {
 
 // TestSmoke shows that every rung and every series still runs, on tiny inputs.
 func TestSmoke(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it runs the ladder and all series")
+	}
 	bin, dir := buildBinary(t), t.TempDir()
 	var out bytes.Buffer
 	args := []string{"-smoke", "-rounds", "1", "-only", "ours,limit", "-builder", bin, "-dir", dir}
