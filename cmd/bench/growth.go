@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 )
 
 // growth is how a series went: what each size took.
@@ -78,25 +79,41 @@ func (s *series) measure(ctx context.Context, l *lab, n int64) (point, error) {
 func growthText(ctx context.Context, l *lab, grown []growth) string {
 	var b strings.Builder
 	b.WriteString(describeMachine(ctx, l))
-	b.WriteString("\nSeconds of one build from nothing and of the same build again, and the peak of memory in MB.\n\n")
-	b.WriteString("| series | size | cold | peak | again | peak |\n| --- | --: | --: | --: | --: | --: |\n")
+	b.WriteString("\nSeconds of one build from nothing and of the same build again, by the clock and of processor time, and the peak of memory in MB.\n\n")
+	b.WriteString("| series | size | cold | cpu | peak | again | cpu | peak |\n| --- | --: | --: | --: | --: | --: | --: | --: |\n")
 	for _, g := range grown {
 		for _, p := range g.points {
 			if p.err != nil {
-				fmt.Fprintf(&b, "| %s | %d | fails | | | |\n", g.name, p.n)
+				fmt.Fprintf(&b, "| %s | %d | fails | | | | | |\n", g.name, p.n)
 				continue
 			}
-			fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s |\n", g.name, p.n, seconds(p.cold.wall), peak(p.cold), seconds(p.again.wall), peak(p.again))
+			fmt.Fprintf(&b, "| %s | %d | %s | %s |\n", g.name, p.n, took(p.cold), took(p.again))
 		}
 	}
 	b.WriteString("\nThe order of growth: time ~ size to the power of what stands here, fitted over all sizes, and between the last two alone,\n" +
-		"where what is the same for all sizes weighs least. 1 is linear.\n\n")
-	b.WriteString("| series | what grows | cold, fitted | cold, last | again, fitted | again, last |\n| --- | --- | --: | --: | --: | --: |\n")
+		"where what is the same for all sizes weighs least; by the clock and by processor time. 1 is linear.\n\n")
+	b.WriteString("| series | what grows | cold | last | cold, cpu | last | again | last | again, cpu | last |\n| --- | --- " + strings.Repeat("| --: ", 8) + "|\n")
 	for _, g := range grown {
-		cold, again := g.times(false), g.times(true)
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", g.name, g.work, order(cold), order(last(cold)), order(again), order(last(again)))
+		fmt.Fprintf(&b, "| %s | %s |%s |\n", g.name, g.work, g.orders())
 	}
 	return b.String()
+}
+
+func took(u usage) string {
+	return seconds(u.wall) + " | " + seconds(u.cpu) + " | " + peak(u)
+}
+
+// orders are the cells of a series in the table of orders.
+func (g *growth) orders() string {
+	var cells strings.Builder
+	for _, of := range []func(point) time.Duration{
+		func(p point) time.Duration { return p.cold.wall }, func(p point) time.Duration { return p.cold.cpu },
+		func(p point) time.Duration { return p.again.wall }, func(p point) time.Duration { return p.again.cpu },
+	} {
+		samples := g.samples(of)
+		fmt.Fprintf(&cells, " %s | %s |", order(samples), order(last(samples)))
+	}
+	return strings.TrimSuffix(cells.String(), " |")
 }
 
 // peak stands out where it is over the limit.
@@ -107,16 +124,12 @@ func peak(u usage) string {
 	return megabytes(size(u.memory))
 }
 
-// times are the sizes that could be built, with what they took.
-func (g *growth) times(again bool) []sample {
+// samples are the sizes that could be built, with one of the times that they took.
+func (g *growth) samples(of func(point) time.Duration) []sample {
 	var all []sample
 	for _, p := range g.points {
-		u := p.cold
-		if again {
-			u = p.again
-		}
 		if p.err == nil {
-			all = append(all, sample{float64(p.n), u.wall.Seconds()})
+			all = append(all, sample{float64(p.n), of(p).Seconds()})
 		}
 	}
 	return all
