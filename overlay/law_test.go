@@ -84,6 +84,13 @@ func law(t *testing.T, seed uint64) {
 		checkChanges(t, dirs[0], lower, before, want)
 		lower, before = append(overlay.Stack{dirs[0]}, lower...), want
 	}
+	flat := mkdirs(t, tmp, "flat")[0]
+	if err := overlay.Flatten(flat, lower); err != nil {
+		t.Fatal(err)
+	}
+	if d := overlaytest.Diff(overlaytest.Describe(t, overlay.Stack{flat}), before); d != "" {
+		t.Fatalf("flattened:\n%s\n%s", d, random.Log())
+	}
 }
 
 // checkChanges holds what Changes says against what two descriptions differ in.

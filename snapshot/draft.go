@@ -28,6 +28,10 @@ type Draft struct {
 
 // Begin starts a draft that rests on parent; the empty ID is the empty tree.
 func (s *Store) Begin(parent ID) (*Draft, error) {
+	parent, err := s.shallow(parent)
+	if err != nil {
+		return nil, err
+	}
 	lower, err := s.Stack(parent)
 	if err != nil {
 		return nil, err
