@@ -21,7 +21,9 @@ var edges = map[string][]string{
 	"oci/layer":    {"oci", "overlay"},
 	"oci/layout":   {"oci"},
 	"oci/archive":  {"oci"},
-	"oci/registry": {"oci", "oci/name"},
+	"oci/registry": {"oci", "oci/name", "oci/registry/hosts"},
+	// The files that say which hosts serve a registry, apart from the speaking.
+	"oci/registry/hosts": {},
 	// What the tests of the four above have in common.
 	"oci/ocitest": {"oci"},
 	// What the tests of overlay and oci/layer have in common.

@@ -1,12 +1,14 @@
 #!/bin/sh
 # Makes what the tests need from outside and is not there yet: Debian packages
-# (as root), and in the cache directory a static busybox and a Debian base image
-# as an OCI layout. Quiet and quick when there is nothing to do.
+# (as root), and in the cache directory a static busybox, a Debian base image as an
+# OCI layout and the registry of distribution v3. Quiet and quick when there is
+# nothing to do.
 #
 #   BUILDER_TEST_CACHE  the cache directory          /var/tmp/builder-test
 #   BUILDER_TEST_SUITE  the Debian of the base image bookworm
 #
-# Tests find the results as $BUILDER_TEST_CACHE/busybox and .../debian (tag "latest").
+# Tests find the results as $BUILDER_TEST_CACHE/busybox, .../debian (tag "latest") and
+# .../bin/registry.
 set -eu
 
 cache=${BUILDER_TEST_CACHE:-/var/tmp/builder-test}
@@ -82,4 +84,16 @@ if [ ! -e "$cache/debian/index.json" ]; then
 	else
 		say 'no mmdebstrap or umoci: the tests on a Debian base are skipped'
 	fi
+fi
+
+# A second registry to test against: the one that Debian's grew into. It is a
+# program of its own, so none of its modules is in our go.mod.
+if [ ! -x "$cache/bin/registry" ]; then
+	say "distribution v3 in $cache/bin"
+	mkdir -p "$cache/bin"
+	new=$(mktemp -d "$cache/new.XXXXXX")
+	(cd "$new" && GOBIN="$new" GOFLAGS=-mod=mod CGO_ENABLED=0 \
+		go install -trimpath -ldflags '-s -w' github.com/distribution/distribution/v3/cmd/registry@v3.1.2)
+	mv "$new/registry" "$cache/bin/registry"
+	rm -rf "$new"
 fi

@@ -25,23 +25,31 @@ type RegistryOptions struct {
 	Auth string
 	// TLS makes the registry speak https under a CA of its own.
 	TLS bool
+	// ClientCA, in PEM form, makes the registry ask for a client certificate.
+	ClientCA []byte
+	// V3 runs distribution v3 instead of Debian's registry.
+	V3 bool
 }
 
 // Alice is an htpasswd line for the user alice with the password "secret".
 const Alice = "alice:$2y$05$NIBy6vK7.1WI5kEBd3AWZe1cIvgfFbtrDtNHhR0FDfbJKkUpCk36G\n"
 
-// Registry runs Debian's docker-registry on a free loopback port until the
-// test ends and returns its HOST:PORT and, with TLS, its CA in PEM form. The
-// test is skipped where there is no registry.
+// Registry runs Debian's docker-registry, or distribution v3, on a free loopback
+// port until the test ends and returns its HOST:PORT and, with TLS, its CA in PEM
+// form. The test is skipped where there is no registry.
 func Registry(t *testing.T, o RegistryOptions) (host string, ca []byte) {
 	t.Helper()
-	bin := Peer(t, "docker-registry")
+	bin := o.program(t)
 	dir := t.TempDir()
 	host = freePort(t)
 	config := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %s/data}, delete: {enabled: true}}\nhttp:\n  addr: %s\n", dir, host)
 	if o.TLS {
-		ca = certificate(t, dir)
-		config += fmt.Sprintf("  tls: {certificate: %s/cert.pem, key: %s/key.pem}\n", dir, dir)
+		ca = Certificate(t, dir)
+		config += fmt.Sprintf("  tls:\n    certificate: %s/cert.pem\n    key: %s/key.pem\n", dir, dir)
+	}
+	if o.ClientCA != nil {
+		write(t, filepath.Join(dir, "clients.pem"), string(o.ClientCA))
+		config += fmt.Sprintf("    clientcas: [%s/clients.pem]\n", dir)
 	}
 	if o.Auth != "" {
 		write(t, filepath.Join(dir, "htpasswd"), o.Auth)
@@ -50,6 +58,23 @@ func Registry(t *testing.T, o RegistryOptions) (host string, ca []byte) {
 	write(t, filepath.Join(dir, "config.yml"), config)
 	start(t, exec.Command(bin, "serve", filepath.Join(dir, "config.yml")), host)
 	return host, ca
+}
+
+// program is the registry to run. testdata/setup.sh builds distribution v3.
+func (o RegistryOptions) program(t *testing.T) string {
+	t.Helper()
+	if !o.V3 {
+		return Peer(t, "docker-registry")
+	}
+	cache := os.Getenv("BUILDER_TEST_CACHE")
+	if cache == "" {
+		cache = "/var/tmp/builder-test"
+	}
+	bin := filepath.Join(cache, "bin", "registry")
+	if _, err := os.Stat(bin); err != nil {
+		t.Skipf("distribution v3 is not there: %v", err)
+	}
+	return bin
 }
 
 // Peer finds a program to test against, or skips the test.
@@ -78,6 +103,7 @@ func start(t *testing.T, cmd *exec.Cmd, host string) {
 	t.Helper()
 	log := &strings.Builder{} // its complaints are expected: shown only on failure
 	cmd.Stderr = log
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none") // of distribution v3
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -110,8 +136,10 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// certificate writes a self-signed certificate for loopback and its key.
-func certificate(t *testing.T, dir string) []byte {
+// Certificate writes a self-signed certificate for loopback, which servers and
+// clients may show, and its key as cert.pem and key.pem into dir. It returns the
+// former.
+func Certificate(t *testing.T, dir string) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,7 +14,6 @@ import (
 	"builder/oci/name"
 
 	"oras.land/oras-go/v2/registry"
-	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
 )
@@ -74,20 +74,16 @@ func (c *config) helper(server string) (string, error) {
 	return helper, nil
 }
 
-// credentials answers for the repository's own registry and for nobody else. A
-// helper that fails is an error: going on without credentials could end at
-// another registry's image of the same name.
-func (r *Repo) credentials() (auth.CredentialFunc, error) {
-	if c := r.o.Credential; c != nil {
-		return auth.StaticCredential(r.host, c.auth()), nil
+// credentials answers for one host and for nobody else. A helper that fails is an
+// error: going on without credentials could end at another registry's image of
+// the same name.
+func (r *Repo) credentials(c *config, host string) auth.CredentialFunc {
+	if given := r.o.Credential; given != nil && host == r.host {
+		return auth.StaticCredential(host, given.auth())
 	}
-	c, err := openConfig(r.o.ConfigDir)
-	if err != nil {
-		return nil, err
-	}
-	server := credentials.ServerAddressFromHostname(r.host)
-	return func(ctx context.Context, host string) (auth.Credential, error) {
-		if host != r.host || c.store == nil {
+	server := credentials.ServerAddressFromHostname(host)
+	return func(ctx context.Context, asked string) (auth.Credential, error) {
+		if asked != host || c.store == nil {
 			return auth.EmptyCredential, nil
 		}
 		helper, err := c.helper(server)
@@ -99,7 +95,7 @@ func (r *Repo) credentials() (auth.CredentialFunc, error) {
 			err = fmt.Errorf("credential helper %s: %w", helper, err)
 		}
 		return cred, err
-	}, nil
+	}
 }
 
 // auth is the form that oras takes.
@@ -192,12 +188,19 @@ func registryOnly(host string, o Options) (*Repo, error) {
 	return Repository(name.Ref{Domain: host}, o), nil
 }
 
-// ping asks for the API's base (distribution-spec, end-1).
+// ping asks the registry itself for the API's base (distribution-spec, end-1).
 func (r *Repo) ping(ctx context.Context) error {
-	repo, err := r.connect(ctx)
+	e, err := r.itself()
 	if err != nil {
 		return err
 	}
-	reg := remote.Registry{RepositoryOptions: remote.RepositoryOptions{Reference: repo.Reference, PlainHTTP: r.plain, Client: repo.Client}}
-	return reg.Ping(ctx)
+	req, err := e.request(ctx, http.MethodGet, "", nil, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := e.do(req, http.StatusOK)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }

@@ -16,13 +16,9 @@ import (
 	"builder/oci"
 
 	"github.com/opencontainers/go-digest"
-	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
-
-// errNotFound is how oras says oci.ErrNotFound.
-var errNotFound = errdef.ErrNotFound
 
 // maxReason bounds what a registry may say in an error message, in bytes.
 const maxReason = 300
@@ -77,8 +73,17 @@ func isAuth(err error) bool {
 		errors.As(err, &resp) && resp.StatusCode == http.StatusUnauthorized
 }
 
+// isNotFound reports whether an error says that content is absent.
+func isNotFound(err error) bool {
+	return errors.Is(err, oci.ErrNotFound) || statusOf(err) == http.StatusNotFound
+}
+
 // reason says what went wrong and what to do about it.
 func (r *Repo) reason(err error) string {
+	var several *tried
+	if errors.As(err, &several) {
+		return strings.Join(append([]string{r.reason(several.err)}, several.mirrors...), "; ")
+	}
 	if isAuth(err) {
 		return fmt.Sprintf("%s: run `builder login %s`", ErrAuth, r.ref.Domain)
 	}
@@ -113,15 +118,28 @@ func (r *Repo) refusal(resp *errcode.ErrorResponse) string {
 	case http.StatusForbidden:
 		return fmt.Sprintf("access denied (%s): run `builder login %s` with an account that may do this", said, r.ref.Domain)
 	case http.StatusNotFound:
-		return said
+		if len(resp.Errors) > 0 {
+			return said
+		}
+		if strings.Contains(resp.URL.Path, "/blobs/") {
+			return "blob unknown"
+		}
+		return "manifest unknown"
 	case http.StatusTooManyRequests:
 		return fmt.Sprintf("too many requests (%s): wait, or run `builder login %s`", said, r.ref.Domain)
 	}
-	return fmt.Sprintf("%s answers %d: %s", r.host, resp.StatusCode, said)
+	return fmt.Sprintf("%s answers %d: %s", resp.URL.Host, resp.StatusCode, said)
 }
 
 // connection explains why a registry could not be reached; "" for any other error.
 func (r *Repo) connection(err error) string {
+	at := r.host
+	var u *url.Error
+	if errors.As(err, &u) {
+		if parsed, err := url.Parse(u.URL); err == nil {
+			at = parsed.Host
+		}
+	}
 	var dial *net.OpError
 	var dns *net.DNSError
 	var unknown x509.UnknownAuthorityError
@@ -131,7 +149,7 @@ func (r *Repo) connection(err error) string {
 	case errors.Is(err, syscall.ECONNREFUSED) && errors.As(err, &dial) && dial.Op == "proxyconnect":
 		return "connection refused: the proxy in the environment does not listen"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Sprintf("connection refused: no registry listens at %s", r.host)
+		return fmt.Sprintf("connection refused: no registry listens at %s", at)
 	case errors.As(err, &dns):
 		return fmt.Sprintf("no such host %s", clean(dns.Name))
 	case errors.As(err, &unknown):
@@ -139,7 +157,7 @@ func (r *Repo) connection(err error) string {
 	case errors.As(err, &host):
 		return clean(host.Error())
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return fmt.Sprintf("%s speaks plain http, not https: allow it with --insecure-registry %s", r.host, r.ref.Domain)
+		return fmt.Sprintf("%s speaks plain http, not https: allow it with --insecure-registry %s", at, at)
 	}
 	return ""
 }

@@ -3,35 +3,37 @@ package registry
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 
 	"builder/oci"
 
-	"oras.land/oras-go/v2/registry/remote"
-	"oras.land/oras-go/v2/registry/remote/errcode"
+	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
 const (
 	smallBlob = 1 << 20 // up to this a blob is held in memory, to be sent again at will
-	maxSends  = 3       // of one large blob
+	maxSent   = 64      // documents that are remembered for their tags
 )
 
-// errNotMounted stands for "the registry wants the bytes".
-var errNotMounted = errors.New("not mounted")
-
 // Put implements oci.Target: a manifest goes to its digest, anything else is a
-// blob. When the connection breaks, a reader that is an oci.Reopener is sent
-// again from its beginning.
+// blob. When the connection breaks, an upload goes on where the registry has got
+// to; if that is not at its end, a reader that is an oci.Reopener is read again.
+// A manifest with a subject becomes one of its referrers.
 func (r *Repo) Put(ctx context.Context, d oci.Descriptor, content io.Reader) error {
 	if err := oci.Check(d); err != nil {
 		return err
 	}
-	to, err := r.connect(ctx)
+	e, err := r.target()
 	if err == nil {
-		err = send(ctx, to, d, oci.Verify(content, d))
+		content = oci.Verify(content, d)
+		if oci.IsDocument(d.MediaType) {
+			err = r.putDocument(ctx, e, d, content)
+		} else {
+			err = r.putBlob(ctx, e, d, content)
+		}
 	}
 	if err != nil {
 		return r.explain("push", d.Digest.String(), err)
@@ -39,53 +41,45 @@ func (r *Repo) Put(ctx context.Context, d oci.Descriptor, content io.Reader) err
 	return nil
 }
 
-// send chooses how content travels.
-func send(ctx context.Context, to *remote.Repository, d oci.Descriptor, content io.Reader) error {
-	if !oci.IsDocument(d.MediaType) && d.Size > smallBlob {
-		return sendLarge(ctx, to, d, content)
-	}
+func (r *Repo) putDocument(ctx context.Context, e *endpoint, d oci.Descriptor, content io.Reader) error {
 	data, err := io.ReadAll(content)
 	if err != nil {
 		return err
 	}
-	if oci.IsDocument(d.MediaType) {
-		return to.Manifests().Push(ctx, d, bytes.NewReader(data))
+	noted, err := e.putDocument(ctx, d, data, d.Digest.String())
+	if err != nil {
+		return err
 	}
-	return to.Blobs().Push(ctx, d, bytes.NewReader(data))
+	r.mu.Lock()
+	if len(r.sent) < maxSent {
+		r.sent[d.Digest] = data
+	}
+	r.mu.Unlock()
+	if noted {
+		return nil
+	}
+	return r.refer(ctx, e, d, data)
 }
 
-// sendLarge streams a blob, again if need be.
-func sendLarge(ctx context.Context, to *remote.Repository, d oci.Descriptor, content io.Reader) error {
-	again, _ := content.(oci.Reopener)
-	for attempt := 1; ; attempt++ {
-		err := to.Blobs().Push(ctx, d, content)
-		if err == nil || ctx.Err() != nil || attempt == maxSends || again == nil || !worthResending(err) {
-			return err
-		}
-		if err := pause(ctx, backoff(attempt)); err != nil {
-			return err
-		}
-		rc, openErr := again.Reopen()
-		if openErr != nil {
-			return err
-		}
-		defer rc.Close() // few, and the transport may read on for a moment
-		content = oci.Verify(rc, d)
+func (r *Repo) putBlob(ctx context.Context, e *endpoint, d oci.Descriptor, content io.Reader) error {
+	u := r.session(d)
+	if u == nil {
+		u = &upload{endpoint: e, d: d}
 	}
+	if err := u.send(ctx, content); err != nil {
+		return err
+	}
+	r.learn(d.Digest, d.Size)
+	return nil
 }
 
-// worthResending reports whether a failed upload may succeed when begun anew.
-func worthResending(err error) bool {
-	if errors.Is(err, oci.ErrMismatch) || errors.Is(err, oci.ErrNotFound) {
-		return false // it is the source that fails
-	}
-	var resp *errcode.ErrorResponse
-	if errors.As(err, &resp) {
-		return temporary(&http.Response{StatusCode: resp.StatusCode}, nil)
-	}
-	// A token that ran out during the upload asks for a body that can be
-	// rewound; oras has no sentinel for it, so any other failure counts.
-	return true
+// session is the upload that a refused mount has begun; nil if there is none.
+func (r *Repo) session(d oci.Descriptor) *upload {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u := r.sessions[d.Digest]
+	delete(r.sessions, d.Digest)
+	return u
 }
 
 // Mount implements oci.Mounter. fromRepo is a repository's path in the same
@@ -94,18 +88,47 @@ func (r *Repo) Mount(ctx context.Context, d oci.Descriptor, fromRepo string) (bo
 	if err := oci.Check(d); err != nil {
 		return false, err
 	}
-	to, err := r.connect(ctx)
+	e, err := r.target()
 	if err != nil {
 		return false, r.explain("push", d.Digest.String(), err)
 	}
-	err = to.Mount(ctx, d, fromRepo, func() (io.ReadCloser, error) { return nil, errNotMounted })
-	if errors.Is(err, errNotMounted) {
-		return false, nil
-	}
+	done, err := r.mount(ctx, e, d, fromRepo)
 	if err != nil {
 		return false, r.explain("push", d.Digest.String(), fmt.Errorf("mount from %s: %w", fromRepo, err))
 	}
-	return true, nil
+	return done, nil
+}
+
+func (r *Repo) mount(ctx context.Context, e *endpoint, d oci.Descriptor, fromRepo string) (bool, error) {
+	if u := r.session(d); u != nil {
+		u.abandon(ctx)
+	}
+	ctx = e.scope(e.scope(ctx, e.Repository, pushes), fromRepo, []string{auth.ActionPull})
+	to := e.url(ctx, "blobs/uploads/", url.Values{"mount": {d.Digest.String()}, "from": {fromRepo}})
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), nil)
+	if err != nil {
+		return false, err
+	}
+	resp, err := e.do(req, http.StatusCreated, http.StatusAccepted)
+	if err != nil {
+		return false, err
+	}
+	resp.Body.Close()
+	if resp.StatusCode == http.StatusCreated {
+		if got := digestOf(resp.Header.Get("Docker-Content-Digest")); got != "" && got != d.Digest {
+			return false, fmt.Errorf("%w: the registry mounted %.150q", oci.ErrMismatch, got)
+		}
+		r.learn(d.Digest, d.Size)
+		return true, nil
+	}
+	u := &upload{endpoint: e, d: d}
+	if err := u.follow(resp); err != nil {
+		return false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sessions[d.Digest] = u
+	return false, nil
 }
 
 // Tag implements oci.Tagger: it puts the manifest, which the repository must
@@ -114,16 +137,28 @@ func (r *Repo) Tag(ctx context.Context, d oci.Descriptor, ref string) error {
 	if err := oci.Check(d); err != nil {
 		return err
 	}
-	to, err := r.connect(ctx)
-	if err != nil {
-		return r.explain("push", ref, err)
-	}
-	data, err := oci.ReadAll(ctx, r, d, oci.MaxManifest)
+	e, err := r.target()
 	if err == nil {
-		err = to.PushReference(ctx, d, bytes.NewReader(data), ref)
+		err = r.tag(ctx, e, d, ref)
 	}
 	if err != nil {
 		return r.explain("push", ref, err)
 	}
 	return nil
+}
+
+func (r *Repo) tag(ctx context.Context, e *endpoint, d oci.Descriptor, ref string) (err error) {
+	r.mu.Lock()
+	data := r.sent[d.Digest]
+	r.mu.Unlock()
+	if data == nil {
+		if data, err = e.document(ctx, d); err != nil {
+			return err
+		}
+	}
+	if data, err = io.ReadAll(oci.Verify(bytes.NewReader(data), d)); err != nil {
+		return err
+	}
+	_, err = e.putDocument(ctx, d, data, ref)
+	return err
 }

@@ -49,10 +49,15 @@ func roots(t *testing.T, pem []byte) registry.Options {
 	return registry.Options{CA: pool}
 }
 
+// registries are the peers of every contract: Debian's registry and distribution v3,
+// open, with a password, with a password and TLS.
+var registries = map[string]ocitest.RegistryOptions{
+	"plain": {}, "password": {Auth: ocitest.Alice}, "TLS": {TLS: true, Auth: ocitest.Alice},
+	"v3 plain": {V3: true}, "v3 password": {V3: true, Auth: ocitest.Alice}, "v3 TLS": {V3: true, TLS: true, Auth: ocitest.Alice},
+}
+
 func TestContract(t *testing.T) {
-	for variant, ro := range map[string]ocitest.RegistryOptions{
-		"plain": {}, "password": {Auth: ocitest.Alice}, "TLS": {TLS: true, Auth: ocitest.Alice},
-	} {
+	for variant, ro := range registries {
 		t.Run(variant, func(t *testing.T) {
 			host, ca := ocitest.Registry(t, ro)
 			var o registry.Options

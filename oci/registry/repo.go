@@ -1,27 +1,32 @@
 // Package registry speaks to one repository of a registry (distribution-spec
-// v1.1) over oras-go: reading with resume, writing, mounting, names, and the
-// credentials of Docker's configuration.
+// v1.1): reading with resume and in parts side by side, writing, mounting, names,
+// referrers. The hosts that serve it are tried in the order that the machine's
+// configuration gives them (see hosts), each with its own certificates and its
+// own credential of Docker's configuration. oras-go carries authentication.
 //
-// Where credentials may go is decided here and nowhere else: to the registry
-// and to the token server it names, never over plain http to another machine,
-// never along a redirect to another host, port or scheme.
+// Where credentials may go is decided here and nowhere else: to the host they are
+// kept for and to the token server it names, never over plain http to another
+// machine, never along a redirect to another host, port or scheme.
 //
 // It does not know what an image is made of, what is cached, or how progress is
 // shown.
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
 
 	"builder/oci"
 	"builder/oci/name"
+	"builder/oci/registry/hosts"
 
+	"github.com/opencontainers/go-digest"
 	"oras.land/oras-go/v2/registry"
-	"oras.land/oras-go/v2/registry/remote"
 )
 
 // Options are the choices for reaching registries; the zero value is usable.
@@ -38,7 +43,11 @@ type Options struct {
 	// ConfigDir is the directory of Docker's config.json; "" means
 	// $DOCKER_CONFIG, then ~/.docker.
 	ConfigDir string
-	// Credential is used instead of Docker's configuration if it is not nil.
+	// Hosts is a registries.conf or a certs.d directory to read instead of the
+	// machine's; "" reads those.
+	Hosts string
+	// Credential is used instead of Docker's configuration if it is not nil,
+	// for the registry itself and for no mirror.
 	Credential *Credential
 }
 
@@ -47,51 +56,112 @@ type Options struct {
 type Credential struct{ Username, Password string }
 
 // Repo is one repository. It implements oci.Source, oci.Target, oci.Resolver,
-// oci.Tagger and oci.Mounter and may be used from many goroutines.
+// oci.Tagger and oci.Mounter and may be used from many goroutines. It remembers
+// which blobs the repository has, so that nobody asks twice.
 type Repo struct {
 	ref  name.Ref
 	o    Options
-	host string // where requests go: "registry-1.docker.io" for docker.io
+	host string // of the registry itself: "registry-1.docker.io" for docker.io
 
-	once    sync.Once
-	fail    error // why there is no remote
-	plain   bool  // plain http
-	remote  *remote.Repository
-	network *network
+	once  sync.Once
+	fail  error       // why there are no hosts
+	hosts []*endpoint // in order, the registry itself last
+
+	referring sync.Mutex // of those who change the index under a fallback tag
+
+	mu       sync.Mutex
+	known    map[digest.Digest]int64   // sizes of blobs that the repository has
+	sent     map[digest.Digest][]byte  // documents that were put, to be tagged
+	sessions map[digest.Digest]*upload // begun where a mount was refused
 }
 
-// Repository names a repository; tag and digest of ref do not matter. Nothing
-// is sent and nothing can fail before the first use.
+// Repository names a repository; the tag of ref does not matter. Nothing is sent
+// and nothing can fail before the first use.
 func Repository(ref name.Ref, o Options) *Repo {
-	return &Repo{ref: ref, o: o, host: registry.Reference{Registry: ref.Domain}.Host()}
+	return &Repo{
+		ref: ref, o: o, host: registry.Reference{Registry: ref.Domain}.Host(),
+		known: map[digest.Digest]int64{}, sent: map[digest.Digest][]byte{}, sessions: map[digest.Digest]*upload{},
+	}
 }
 
 // Close gives up idle connections.
 func (r *Repo) Close() {
 	r.once.Do(func() { r.fail = fmt.Errorf("repository %s is closed", r.ref.Repository()) })
-	if r.network != nil {
-		r.network.close()
+	for _, e := range r.hosts {
+		e.close()
 	}
 }
 
-// connect makes the client at first use and finds out whether the registry
-// speaks plain http.
-func (r *Repo) connect(ctx context.Context) (*remote.Repository, error) {
-	r.once.Do(func() {
-		r.network = newNetwork(r.host, r.o)
-		creds, err := r.credentials()
-		if err != nil {
-			r.fail = err
-			return
+// connect finds the hosts at first use.
+func (r *Repo) connect() error {
+	r.once.Do(func() { r.fail = r.findHosts() })
+	return r.fail
+}
+
+func (r *Repo) findHosts() error {
+	conf, err := hosts.Open(r.o.Hosts)
+	if err != nil {
+		return err
+	}
+	found, err := conf.Lookup(r.ref.Domain, r.ref.Path, r.ref.Digest != "")
+	if err != nil {
+		return err
+	}
+	creds, err := openConfig(r.o.ConfigDir)
+	if err != nil {
+		return err
+	}
+	for i, h := range found {
+		h.Name = registry.Reference{Registry: h.Name}.Host()
+		r.hosts = append(r.hosts, r.newEndpoint(h, conf, creds, i == len(found)-1))
+	}
+	return nil
+}
+
+// those are the hosts that may do something, in order.
+func (r *Repo) those(may func(*endpoint) bool) (some []*endpoint, err error) {
+	if err := r.connect(); err != nil {
+		return nil, err
+	}
+	for _, e := range r.hosts {
+		if may(e) {
+			some = append(some, e)
 		}
-		r.plain = r.network.speaksPlain(ctx)
-		r.remote = &remote.Repository{
-			Reference: registry.Reference{Registry: r.ref.Domain, Repository: r.ref.Path},
-			PlainHTTP: r.plain,
-			Client:    r.network.client(creds),
+	}
+	if len(some) == 0 {
+		return nil, errors.New("no host may be asked: " + r.source())
+	}
+	return some, nil
+}
+
+func mayResolve(e *endpoint) bool { return e.Resolve }
+func mayPull(e *endpoint) bool    { return e.Pull }
+
+// target is the one host that content goes to.
+func (r *Repo) target() (*endpoint, error) {
+	some, err := r.those(func(e *endpoint) bool { return e.Push })
+	if err != nil {
+		return nil, err
+	}
+	return some[0], nil
+}
+
+// itself is the registry, whoever stands before it.
+func (r *Repo) itself() (*endpoint, error) {
+	if err := r.connect(); err != nil {
+		return nil, err
+	}
+	return r.hosts[len(r.hosts)-1], nil
+}
+
+// source says which file the hosts come from.
+func (r *Repo) source() string {
+	for _, e := range r.hosts {
+		if e.Source != "" {
+			return "see " + e.Source
 		}
-	})
-	return r.remote, r.fail
+	}
+	return "no configuration"
 }
 
 // at is r's name with a tag or digest, as shown to users.
@@ -104,20 +174,17 @@ func (r *Repo) at(ref string) string {
 
 // Resolve implements oci.Resolver. The digest is the registry's word for a tag;
 // whoever reads the content checks it.
-func (r *Repo) Resolve(ctx context.Context, ref string) (oci.Descriptor, error) {
-	remote, err := r.connect(ctx)
-	if err != nil {
-		return oci.Descriptor{}, r.explain("pull", ref, err)
+func (r *Repo) Resolve(ctx context.Context, ref string) (d oci.Descriptor, err error) {
+	may := mayResolve
+	if oci.CheckDigest(digestOf(ref)) == nil {
+		may = mayPull
 	}
-	d, err := remote.Resolve(ctx, ref)
+	some, err := r.those(may)
 	if err == nil {
-		err = oci.Check(d)
-	}
-	if err == nil && !oci.IsDocument(d.MediaType) {
-		err = fmt.Errorf("the registry answers with %.100q, not an image", d.MediaType)
-	}
-	if err == nil && oci.CheckDigest(digestOf(ref)) == nil && d.Digest != digestOf(ref) {
-		err = fmt.Errorf("%w: the registry answers with %s", oci.ErrMismatch, d.Digest)
+		err = r.fall(ctx, some, func(e *endpoint) (err error) {
+			d, err = e.resolve(ctx, ref, pulls)
+			return err
+		})
 	}
 	if err != nil {
 		return oci.Descriptor{}, r.explain("pull", ref, err)
@@ -130,42 +197,71 @@ func (r *Repo) Has(ctx context.Context, d oci.Descriptor) (bool, error) {
 	if err := oci.Check(d); err != nil {
 		return false, err
 	}
-	remote, err := r.connect(ctx)
-	if err != nil {
-		return false, r.explain("push", d.Digest.String(), err)
+	if size, ok := r.knows(d.Digest); ok {
+		return size == d.Size, nil
 	}
-	resolve := remote.Blobs().Resolve
-	if oci.IsDocument(d.MediaType) {
-		resolve = remote.Manifests().Resolve
+	e, err := r.target()
+	var size int64
+	if err == nil {
+		size, err = e.size(ctx, d)
 	}
-	got, err := resolve(ctx, d.Digest.String())
 	if isNotFound(err) {
 		return false, nil
 	}
 	if err != nil {
 		return false, r.explain("push", d.Digest.String(), err)
 	}
-	return got.Size == d.Size, nil
+	if !oci.IsDocument(d.MediaType) {
+		r.learn(d.Digest, size)
+	}
+	return size == d.Size, nil
+}
+
+// knows tells the size of a blob that the repository has.
+func (r *Repo) knows(d digest.Digest) (int64, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	size, ok := r.known[d]
+	return size, ok
+}
+
+// learn remembers that the repository has a blob.
+func (r *Repo) learn(d digest.Digest, size int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known[d] = size
 }
 
 // Fetch implements oci.Source. A blob's body goes on by itself after a cut
-// connection.
+// connection, from another host if need be; a large one comes in parts side by
+// side. A document is checked before anything of it is returned.
 func (r *Repo) Fetch(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) {
 	if err := oci.Check(d); err != nil {
 		return nil, err
 	}
-	remote, err := r.connect(ctx)
-	if err != nil {
-		return nil, r.explain("pull", d.Digest.String(), err)
-	}
+	some, err := r.those(mayPull)
 	var body io.ReadCloser
-	if oci.IsDocument(d.MediaType) {
-		body, err = remote.Manifests().Fetch(ctx, d)
-	} else {
-		body, err = r.openBlob(ctx, d)
+	switch {
+	case err != nil:
+	case oci.IsDocument(d.MediaType):
+		var data []byte
+		if data, err = r.document(ctx, some, d); err == nil {
+			body = io.NopCloser(bytes.NewReader(data))
+		}
+	default:
+		body, err = r.openBlob(ctx, some, d)
 	}
 	if err != nil {
 		return nil, r.explain("pull", d.Digest.String(), err)
 	}
 	return body, nil
+}
+
+// document reads a manifest or index, from the first host that has what d names.
+func (r *Repo) document(ctx context.Context, hosts []*endpoint, d oci.Descriptor) (data []byte, err error) {
+	err = r.fall(ctx, hosts, func(e *endpoint) (err error) {
+		data, err = e.document(ctx, d)
+		return err
+	})
+	return data, err
 }

@@ -14,17 +14,20 @@ import (
 
 const (
 	maxRetries = 5
-	firstWait  = 250 * time.Millisecond
-	maxWait    = 30 * time.Second // also of what a server may ask for
+	// mirrorRetries are those of a host that others can stand in for.
+	mirrorRetries = 1
+	firstWait     = 250 * time.Millisecond
+	maxWait       = 30 * time.Second // also of what a server may ask for
 )
 
 // policy is when a request is sent again: on 408, 429 and server errors, and
-// when a connection breaks before an answer. It implements retry.Policy.
-type policy struct{}
+// when a connection breaks before an answer. Its number is how often. It
+// implements retry.Policy.
+type policy int
 
 // Retry implements retry.Policy: the wait, or -1 for no more.
-func (policy) Retry(attempt int, resp *http.Response, err error) (time.Duration, error) {
-	if attempt >= maxRetries || !temporary(resp, err) {
+func (p policy) Retry(attempt int, resp *http.Response, err error) (time.Duration, error) {
+	if attempt >= int(p) || !temporary(resp, err) {
 		return -1, nil
 	}
 	if resp != nil {

@@ -13,8 +13,11 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"builder/oci/registry/hosts"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/retry"
@@ -26,41 +29,110 @@ const (
 	probeBody    = 4 << 10
 	// A registry may take minutes to store a large blob before it answers.
 	headerTime = 5 * time.Minute
+	dialTime   = 30 * time.Second
+	// A host that has others behind it is given up sooner.
+	mirrorDialTime = 5 * time.Second
 )
 
-// network is the way to one registry.
+// network is the way to one host, to the token server that it names and to where
+// it redirects. Each of them is trusted by its own rules.
 type network struct {
-	host      string
-	o         Options
-	transport *http.Transport
+	hosts.Host
+	o      Options
+	conf   *hosts.Config
+	spare  bool // other hosts can stand in
+	dialer *net.Dialer
+
+	mu         sync.Mutex
+	transports map[string]*http.Transport // by HOST:PORT as in URLs
 }
 
-// newNetwork prepares the way to host and opens nothing.
-func newNetwork(host string, o Options) *network {
-	n := &network{host: host, o: o}
-	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second, ControlContext: n.checkAddress}
-	n.transport = &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer.DialContext,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   8,
-		IdleConnTimeout:       30 * time.Second,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: headerTime,
-		// A layer must arrive as it is, not decoded on the way.
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 1 << 20,
-		TLSClientConfig: &tls.Config{
-			MinVersion:         tls.VersionTLS12,
-			RootCAs:            o.CA,
-			InsecureSkipVerify: n.insecure(host), // the user listed this host
-		},
+// newNetwork prepares the way to a host and opens nothing.
+func newNetwork(h hosts.Host, conf *hosts.Config, spare bool, o Options) *network {
+	n := &network{Host: h, o: o, conf: conf, spare: spare, transports: map[string]*http.Transport{}}
+	// The dialer tries IPv6 and IPv4 side by side (RFC 8305).
+	n.dialer = &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second, ControlContext: n.checkAddress}
+	if spare {
+		n.dialer.Timeout = mirrorDialTime
 	}
 	return n
 }
 
+// transport is the one for a host; certificates are read when they are needed.
+func (n *network) transport(host string) (*http.Transport, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if t := n.transports[host]; t != nil {
+		return t, nil
+	}
+	config, err := n.tls(host)
+	if err != nil {
+		return nil, err
+	}
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           n.dialer.DialContext,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   2 * lanes,
+		IdleConnTimeout:       30 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: headerTime,
+		ExpectContinueTimeout: time.Second,
+		// A layer must arrive as it is, not decoded on the way.
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 1 << 20,
+		TLSClientConfig:        config,
+	}
+	n.transports[host] = t
+	return t, nil
+}
+
+// tls is by what a host is known: the files that speak of the registry count for
+// it alone, and every other host is looked up under its own name.
+func (n *network) tls(host string) (*tls.Config, error) {
+	known, insecure := n.TLS, n.listed(host) || n.Insecure
+	if host != n.Name {
+		var err error
+		if known, err = n.conf.TLS(host); err != nil {
+			return nil, err
+		}
+		insecure = n.listed(host)
+	}
+	pool := n.o.CA
+	if len(known.CA) > 0 {
+		pool = anchors(pool)
+		for _, pem := range known.CA {
+			pool.AppendCertsFromPEM(pem)
+		}
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		RootCAs:            pool,
+		Certificates:       known.Certificates,
+		InsecureSkipVerify: insecure, // the user listed this host
+	}, nil
+}
+
+// anchors is a set of authorities that may be added to: pool's, or the system's
+// when there is none.
+func anchors(pool *x509.CertPool) *x509.CertPool {
+	if pool != nil {
+		return pool.Clone()
+	}
+	if system, err := x509.SystemCertPool(); err == nil {
+		return system
+	}
+	return x509.NewCertPool()
+}
+
 // close gives up idle connections.
-func (n *network) close() { n.transport.CloseIdleConnections() }
+func (n *network) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, t := range n.transports {
+		t.CloseIdleConnections()
+	}
+}
 
 // client adds credentials, retries and the rules for redirects.
 func (n *network) client(creds auth.CredentialFunc) *auth.Client {
@@ -68,9 +140,13 @@ func (n *network) client(creds auth.CredentialFunc) *auth.Client {
 	if agent == "" {
 		agent = "builder"
 	}
+	tries := maxRetries
+	if n.spare {
+		tries = mirrorRetries
+	}
 	c := &auth.Client{
 		Client: &http.Client{
-			Transport:     &retry.Transport{Base: guard{n}, Policy: func() retry.Policy { return policy{} }},
+			Transport:     &retry.Transport{Base: guard{n}, Policy: func() retry.Policy { return policy(tries) }},
 			CheckRedirect: n.checkRedirect,
 		},
 		Cache:      auth.NewCache(),
@@ -88,8 +164,8 @@ func (n *network) client(creds auth.CredentialFunc) *auth.Client {
 	return c
 }
 
-// insecure reports whether the user listed host.
-func (n *network) insecure(host string) bool {
+// listed reports whether the user named host as insecure.
+func (n *network) listed(host string) bool {
 	bare := (&url.URL{Host: host}).Hostname()
 	return slices.ContainsFunc(n.o.Insecure, func(listed string) bool {
 		return strings.EqualFold(listed, host) || strings.EqualFold(listed, bare)
@@ -97,7 +173,7 @@ func (n *network) insecure(host string) bool {
 }
 
 // local reports whether the registry is on this machine.
-func (n *network) local() bool { return isLoopback(n.host) }
+func (n *network) local() bool { return isLoopback(n.Name) }
 
 // isLoopback reports whether a host, with or without port, is this machine by
 // its name alone.
@@ -115,15 +191,33 @@ func isLoopback(host string) bool {
 type guard struct{ n *network }
 
 // RoundTrip implements http.RoundTripper. Plain http goes only to this machine
-// and to the hosts listed for it.
+// and to the hosts named for it. The headers that a file gives the registry go to
+// it alone, and not where a redirect leads.
 func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" && !isLoopback(req.URL.Host) && !g.n.insecure(req.URL.Host) {
+	t, err := g.n.transport(req.URL.Host)
+	if err == nil && req.URL.Scheme != "https" && !g.plain(req.URL.Host) {
+		err = fmt.Errorf("plain http to %s refused", req.URL.Host)
+	}
+	if err != nil {
 		if req.Body != nil {
 			req.Body.Close()
 		}
-		return nil, fmt.Errorf("plain http to %s refused", req.URL.Host)
+		return nil, err
 	}
-	return g.n.transport.RoundTrip(req)
+	if len(g.n.Header) > 0 && req.URL.Host == g.n.Name && req.Response == nil {
+		req = req.Clone(req.Context())
+		for k, v := range g.n.Header {
+			if req.Header[k] == nil {
+				req.Header[k] = v
+			}
+		}
+	}
+	return t.RoundTrip(req)
+}
+
+// plain reports whether a host may be spoken to without TLS.
+func (g guard) plain(host string) bool {
+	return isLoopback(host) || g.n.listed(host) || host == g.n.Name && (g.n.Insecure || g.n.Scheme == "http")
 }
 
 // checkRedirect refuses redirects that lose TLS or lead from elsewhere to this
@@ -149,23 +243,30 @@ func (n *network) checkAddress(_ context.Context, _, address string, _ syscall.R
 	if err != nil {
 		return err
 	}
-	bare := (&url.URL{Host: n.host}).Hostname()
+	bare := (&url.URL{Host: n.Name}).Hostname()
 	if to.Addr().Unmap().IsLinkLocalUnicast() && bare != to.Addr().String() {
 		return fmt.Errorf("link-local address %s refused", to.Addr())
 	}
 	return nil
 }
 
-// speaksPlain asks a registry that may speak plain http whether it does: one
-// on this machine is asked over http first, a listed one over https first.
-func (n *network) speaksPlain(ctx context.Context) bool {
+// scheme is what a file says, or else what the host speaks: one on this machine
+// is asked over http first, one listed as insecure over https first, and nobody
+// else is asked at all.
+func (n *network) scheme(ctx context.Context) string {
+	plain := false
 	switch {
-	case n.insecure(n.host):
-		return !n.answers(ctx, "https") && n.answers(ctx, "http")
+	case n.Scheme != "":
+		return n.Scheme
+	case n.Insecure || n.listed(n.Name):
+		plain = !n.answers(ctx, "https") && n.answers(ctx, "http")
 	case n.local():
-		return n.answers(ctx, "http") || !n.answers(ctx, "https")
+		plain = n.answers(ctx, "http") || !n.answers(ctx, "https")
 	}
-	return false
+	if plain {
+		return "http"
+	}
+	return "https"
 }
 
 // answers reports whether the registry speaks a scheme. A TLS server asked over
@@ -173,11 +274,11 @@ func (n *network) speaksPlain(ctx context.Context) bool {
 func (n *network) answers(ctx context.Context, scheme string) bool {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+n.host+"/v2/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+n.Name+"/v2/", nil)
 	if err != nil {
 		return false
 	}
-	resp, err := n.transport.RoundTrip(req)
+	resp, err := guard{n}.RoundTrip(req)
 	if err != nil {
 		var untrusted *tls.CertificateVerificationError
 		return errors.As(err, &untrusted) // https, if not to our liking
@@ -189,10 +290,7 @@ func (n *network) answers(ctx context.Context, scheme string) bool {
 
 // Roots is the system's certificate authorities and those in PEM data.
 func Roots(pem []byte) (*x509.CertPool, error) {
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
+	pool := anchors(nil)
 	if !pool.AppendCertsFromPEM(pem) {
 		return nil, errors.New("no certificate in PEM form")
 	}
