@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -21,33 +19,6 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// proxy stands before a registry. meddle may answer a request itself; false
-// sends it on.
-type proxy struct {
-	host string
-	mu   sync.Mutex
-	log  []string // requests seen: "GET /v2/… bytes=…"
-}
-
-func newProxy(t *testing.T, behind string, meddle func(w http.ResponseWriter, r *http.Request) bool) *proxy {
-	t.Helper()
-	p := &proxy{}
-	forward := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: behind})
-	forward.ErrorLog = quiet
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p.mu.Lock()
-		p.log = append(p.log, r.Method+" "+r.URL.Path+" "+r.Header.Get("Range"))
-		p.mu.Unlock()
-		if !meddle(w, r) {
-			forward.ServeHTTP(w, r)
-		}
-	}))
-	s.Config.ErrorLog = quiet
-	t.Cleanup(s.Close)
-	p.host = s.Listener.Addr().String()
-	return p
-}
 
 // cutAfter sends n bytes of a longer body and breaks the connection.
 func cutAfter(w http.ResponseWriter, status int, body []byte, n int) {

@@ -28,7 +28,16 @@ var serial atomic.Int64
 // repo is a fresh repository of a registry.
 func repo(t *testing.T, host string, o registry.Options) *registry.Repo {
 	t.Helper()
-	ref, err := name.Parse(fmt.Sprintf("%s/test/app%d", host, serial.Add(1)))
+	return at(t, host, fresh(), o)
+}
+
+// fresh is the path of a repository that nobody has used.
+func fresh() string { return fmt.Sprintf("test/app%d", serial.Add(1)) }
+
+// at is one repository of a registry.
+func at(t *testing.T, host, path string, o registry.Options) *registry.Repo {
+	t.Helper()
+	ref, err := name.Parse(host + "/" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,6 +68,7 @@ var registries = map[string]ocitest.RegistryOptions{
 func TestContract(t *testing.T) {
 	for variant, ro := range registries {
 		t.Run(variant, func(t *testing.T) {
+			t.Parallel()
 			host, ca := ocitest.Registry(t, ro)
 			var o registry.Options
 			if ro.TLS {
