@@ -136,7 +136,7 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// Certificate writes a self-signed certificate for loopback, which servers and
+// Certificate writes a self-signed certificate for loopback and registry.test, which servers and
 // clients may show, and its key as cert.pem and key.pem into dir. It returns the
 // former.
 func Certificate(t *testing.T, dir string) []byte {
@@ -149,7 +149,7 @@ func Certificate(t *testing.T, dir string) []byte {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: []string{"localhost", "registry.test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

@@ -24,7 +24,7 @@ type endpoint struct {
 	*network
 	client *auth.Client
 	last   bool        // nobody can stand in for it
-	down   atomic.Bool // could not be reached: not asked again while others can be
+	down   atomic.Bool // unreachable, or not to be believed: not asked again while others can be
 
 	once   sync.Once
 	spoken string // the scheme
@@ -134,7 +134,8 @@ func (t *tried) Error() string { return t.err.Error() + "; " + strings.Join(t.mi
 func (t *tried) Unwrap() error { return t.err }
 
 // fall goes through hosts in their order until f succeeds with one. A host that
-// cannot be reached is not asked again while there are others.
+// cannot be reached, or answers what cannot be, is not asked again while there are
+// others.
 func (r *Repo) fall(ctx context.Context, hosts []*endpoint, f func(*endpoint) error) error {
 	var mirrors []string
 	for _, e := range hosts {

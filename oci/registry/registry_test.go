@@ -82,34 +82,55 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// An image travels layout -> registry -> layout by us and by skopeo with the
-// same digest.
+// An image travels from us to a registry, by skopeo to a layout that umoci lists,
+// by skopeo as Docker's schema 2 to the registry again and to us, with the same
+// digests and with media types as they were.
 func TestSkopeo(t *testing.T) {
-	host, _ := ocitest.Registry(t, ocitest.RegistryOptions{})
-	m := ocitest.Memory{}
-	root := ocitest.TwoPlatforms(t, m)
-	r := repo(t, host, registry.Options{})
-	if err := oci.Copy(t.Context(), r, m, root, oci.CopyOptions{}); err != nil {
-		t.Fatal(err)
+	for _, variant := range []string{"plain", "v3 plain", "TLS", "v3 TLS"} {
+		t.Run(variant, func(t *testing.T) {
+			t.Parallel()
+			ro := registries[variant]
+			host, ca := ocitest.Registry(t, ro)
+			o, src, dst := registry.Options{}, []string{"--src-tls-verify=false"}, []string{"--dest-tls-verify=false"}
+			if ro.TLS {
+				certs := t.TempDir()
+				if err := os.WriteFile(filepath.Join(certs, "ca.crt"), ca, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				o = roots(t, ca)
+				o.Credential = alice().Credential
+				src, dst = []string{"--src-cert-dir", certs, "--src-creds", "alice:secret"}, []string{"--dest-cert-dir", certs, "--dest-creds", "alice:secret"}
+			}
+			m := ocitest.Memory{}
+			root := ocitest.TwoPlatforms(t, m)
+			r := at(t, host, "test/app", o)
+			if err := oci.Copy(t.Context(), r, m, root, oci.CopyOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Tag(t.Context(), root, "v1"); err != nil {
+				t.Fatal(err)
+			}
+			dir := filepath.Join(t.TempDir(), "l")
+			ocitest.Run(t, "skopeo", append([]string{"copy", "--all", "docker://" + host + "/test/app:v1", "oci:" + dir + ":v1"}, src...)...)
+			l, err := layout.Open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, err := l.Resolve(t.Context(), "v1"); err != nil || d.Digest != root.Digest {
+				t.Errorf("skopeo pulled %v, %v", d, err)
+			}
+			if got := ocitest.Run(t, "umoci", "list", "--layout", dir); got != "v1\n" {
+				t.Errorf("umoci lists %q", got)
+			}
+			ocitest.Run(t, "skopeo", append([]string{"copy", "--all", "--format", "v2s2", "oci:" + dir + ":v1", "docker://" + host + "/test/docker:v2"}, dst...)...)
+			pullDocker(t, at(t, host, "test/docker", o))
+		})
 	}
-	if err := r.Tag(t.Context(), root, "v1"); err != nil {
-		t.Fatal(err)
-	}
-	from := fmt.Sprintf("%s/test/app%d", host, serial.Load())
-	dir := filepath.Join(t.TempDir(), "l")
-	ocitest.Run(t, "skopeo", "copy", "--all", "--src-tls-verify=false", "docker://"+from+":v1", "oci:"+dir+":v1")
-	l, err := layout.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d, err := l.Resolve(t.Context(), "v1"); err != nil || d.Digest != root.Digest {
-		t.Errorf("skopeo pulled %v, %v", d, err)
-	}
-	ocitest.Run(t, "skopeo", "copy", "--all", "--dest-tls-verify=false", "--format", "v2s2", "oci:"+dir+":v1", "docker://"+host+"/test/docker:v2")
-	ref, _ := name.Parse(host + "/test/docker")
-	docker := registry.Repository(ref, registry.Options{ConfigDir: t.TempDir()})
-	defer docker.Close()
-	d, err := docker.Resolve(t.Context(), "v2")
+}
+
+// pullDocker reads TwoPlatforms in Docker's types, and puts them elsewhere as they are.
+func pullDocker(t *testing.T, from *registry.Repo) {
+	d, err := from.Resolve(t.Context(), "v2")
 	if err != nil || d.MediaType != oci.DockerManifestList {
 		t.Fatalf("skopeo pushed %v, %v", d, err)
 	}
@@ -117,11 +138,17 @@ func TestSkopeo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := oci.Copy(t.Context(), into, docker, d, oci.CopyOptions{}); err != nil {
+	if err := oci.Copy(t.Context(), into, from, d, oci.CopyOptions{}); err != nil {
 		t.Error(err)
 	}
 	if got, man, err := oci.Select(t.Context(), into, d, ocitest.Linux("arm64")); err != nil || got.MediaType != oci.DockerManifest || man.Layers[0].MediaType != oci.DockerLayerGzip {
 		t.Errorf("%v, %v", got, err)
+	}
+	if err := from.Tag(t.Context(), d, "v3"); err != nil {
+		t.Error(err)
+	}
+	if got, err := from.Resolve(t.Context(), "v3"); err != nil || got.Digest != d.Digest || got.MediaType != d.MediaType {
+		t.Errorf("tagged %v, %v", got, err)
 	}
 }
 
