@@ -60,6 +60,9 @@ type BuildOptions struct {
 	DeviceDirs []string
 	// Sandbox is how every RUN is contained.
 	Sandbox SandboxOptions
+	// Push, if not nil, gets the layers as soon as each is known. It is for the caller
+	// to finish and to close.
+	Push *Push
 	// Progress is what the user sees meanwhile.
 	Progress *progress.Printer
 }
@@ -348,14 +351,28 @@ func (i *Image) identity() digest.Digest {
 	return i.ID()
 }
 
-// run brings every step's result about. It returns when nothing of the build is
-// running any more, whatever the outcome.
+// run brings every step's result about, and sends layers meanwhile if they are to be
+// pushed. When it fails nothing of the build is running any more.
 func (b *build) run(ctx context.Context) error {
+	b.start()
+	defer b.dropFetched()
+	push := b.o.Push
+	if push != nil {
+		push.follow(ctx, b)
+	}
+	err := b.runSteps(ctx)
+	if err != nil && push != nil {
+		push.abandon()
+	}
+	return err
+}
+
+// runSteps returns when no step and no packing is running any more, whatever the
+// outcome.
+func (b *build) runSteps(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	b.packs = newPacks(ctx)
-	b.start()
-	defer b.dropFetched()
 	tasks := make([]sched.Task, len(b.steps))
 	for i, s := range b.steps {
 		for _, need := range b.needs(s) {

@@ -119,12 +119,19 @@ type content struct {
 
 // content returns the source of all that img needs to leave the store.
 func (s *Store) content(img *Image, onFetch func(oci.Descriptor, int64)) *content {
-	c := &content{store: s, from: map[string]string{}, onFetch: onFetch}
+	var layers []Layer
 	for _, one := range img.All() {
-		for _, l := range one.Layers {
-			if l.Blob != nil && l.From != "" {
-				c.from[string(l.Blob.Digest)] = l.From
-			}
+		layers = append(layers, one.Layers...)
+	}
+	return s.contentOf(layers, onFetch)
+}
+
+// contentOf returns the source of what those layers need to leave the store.
+func (s *Store) contentOf(layers []Layer, onFetch func(oci.Descriptor, int64)) *content {
+	c := &content{store: s, from: map[string]string{}, onFetch: onFetch}
+	for _, l := range layers {
+		if l.Blob != nil && l.From != "" {
+			c.from[string(l.Blob.Digest)] = l.From
 		}
 	}
 	return c

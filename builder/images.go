@@ -157,7 +157,7 @@ func (s *Store) dropStaleName(ctx context.Context, img *Image) error {
 	if err != nil {
 		return err
 	}
-	if parts, err := s.parts(ctx, desc); err == nil && slices.ContainsFunc(parts, img.isConfig) {
+	if parts, err := parts(ctx, s.blobs, desc); err == nil && slices.ContainsFunc(parts, img.isConfig) {
 		return nil
 	}
 	err = s.blobs.Untag(ctx, img.Name)
@@ -170,8 +170,8 @@ func (s *Store) dropStaleName(ctx context.Context, img *Image) error {
 func (i *Image) isConfig(d oci.Descriptor) bool { return d.Digest == i.ID() }
 
 // parts is all that a manifest or index names, at every depth.
-func (s *Store) parts(ctx context.Context, root oci.Descriptor) ([]oci.Descriptor, error) {
-	children, err := oci.Children(ctx, s.blobs, root)
+func parts(ctx context.Context, src oci.Source, root oci.Descriptor) ([]oci.Descriptor, error) {
+	children, err := oci.Children(ctx, src, root)
 	all := slices.Clone(children)
 	for _, d := range children {
 		if err != nil {
@@ -179,7 +179,7 @@ func (s *Store) parts(ctx context.Context, root oci.Descriptor) ([]oci.Descripto
 		}
 		if oci.IsDocument(d.MediaType) {
 			var below []oci.Descriptor
-			below, err = s.parts(ctx, d)
+			below, err = parts(ctx, src, d)
 			all = append(all, below...)
 		}
 	}

@@ -150,7 +150,7 @@ func (s *Store) deadBlobs(ctx context.Context, images []*Image) ([]Garbage, erro
 	for _, img := range images {
 		if desc, err := s.blobs.Resolve(ctx, img.Name); err == nil {
 			live[desc.Digest] = true
-			parts, _ := s.parts(ctx, desc)
+			parts, _ := parts(ctx, s.blobs, desc)
 			for _, d := range parts {
 				live[d.Digest] = true
 			}

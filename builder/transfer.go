@@ -10,7 +10,6 @@ import (
 	"builder/builder/progress"
 	"builder/oci"
 	"builder/oci/archive"
-	"builder/oci/layout"
 	"builder/oci/name"
 	"builder/oci/registry"
 )
@@ -61,119 +60,6 @@ func show(ui *progress.Step) func(oci.Descriptor, oci.Event, int64) {
 		}
 		ui.Transfer(what, n, d.Size)
 	}
-}
-
-// Push sends an image to the repository that the reference to names; "" is the
-// image's own name. What is sent is the store's image from, or that of an OCI layout
-// or archive on disk: "oci-layout://DIR[:TAG]", "oci-archive:FILE",
-// "docker-archive:FILE". It returns the manifest's descriptor.
-func (s *Store) Push(ctx context.Context, from, to string, o ManifestOptions, p *progress.Printer) (oci.Descriptor, error) {
-	if _, ok := archivePath(from); ok || strings.HasPrefix(from, layout.Scheme) {
-		return s.pushForeign(ctx, from, to, p)
-	}
-	img, err := s.Image(from)
-	if err != nil {
-		return oci.Descriptor{}, err
-	}
-	if to == "" {
-		to = img.Name
-	}
-	if to == "" {
-		return oci.Descriptor{}, fmt.Errorf("push %s: the image has no name; give one: builder push %s REGISTRY/NAME[:TAG]", from, from)
-	}
-	ref, err := name.Parse(to)
-	if err != nil {
-		return oci.Descriptor{}, err
-	}
-	ui := p.Step("push " + ref.String())
-	ui.Start()
-	desc, err := s.push(ctx, img, ref, o, ui)
-	if err != nil {
-		ui.Fail(err)
-		return desc, err
-	}
-	ui.Done(string(desc.Digest))
-	return desc, nil
-}
-
-func (s *Store) push(ctx context.Context, img *Image, to name.Ref, o ManifestOptions, ui *progress.Step) (oci.Descriptor, error) {
-	src := s.content(img, func(d oci.Descriptor, n int64) { ui.Transfer(d.Digest.Encoded()[:12]+" fetched", n, d.Size) })
-	desc, err := s.manifest(ctx, src, img, o)
-	if err != nil {
-		return desc, err
-	}
-	if err := s.send(ctx, src, desc, to, ui); err != nil {
-		return desc, err
-	}
-	return desc, s.nameInLayout(ctx, img, desc)
-}
-
-// nameInLayout lists the manifest in the store's layout under the image's name, when
-// the store has all that it names: then other tools read the image from there.
-func (s *Store) nameInLayout(ctx context.Context, img *Image, desc oci.Descriptor) error {
-	if img.Name == "" {
-		return nil
-	}
-	parts, err := s.parts(ctx, desc)
-	if err != nil {
-		return err
-	}
-	for _, d := range parts {
-		if has, err := s.blobs.Has(ctx, d); err != nil || !has {
-			return err
-		}
-	}
-	return s.blobs.Tag(ctx, desc, img.Name)
-}
-
-// send copies what desc names to a repository, the tag last.
-func (s *Store) send(ctx context.Context, src oci.Source, desc oci.Descriptor, to name.Ref, ui *progress.Step) error {
-	repo := registry.Repository(to, s.net)
-	defer repo.Close()
-	o := oci.CopyOptions{OnBlob: show(ui)}
-	if c, ok := src.(*content); ok {
-		o.MountFrom = func(d oci.Descriptor) []string { return c.mountable(d, to) }
-	}
-	if err := oci.Copy(ctx, repo, src, desc, o); err != nil {
-		return fmt.Errorf("push %s: %w", to, err)
-	}
-	if err := repo.Tag(ctx, desc, to.Reference()); err != nil {
-		return fmt.Errorf("push %s: %w", to, err)
-	}
-	return nil
-}
-
-// mountable names the repositories beside to that have the blob.
-func (c *content) mountable(d oci.Descriptor, to name.Ref) []string {
-	from, err := name.Parse(c.from[string(d.Digest)])
-	if err != nil || from.Domain != to.Domain || from.Path == to.Path {
-		return nil
-	}
-	return []string{from.Path}
-}
-
-// pushForeign sends an image that lies outside the store.
-func (s *Store) pushForeign(ctx context.Context, from, to string, p *progress.Printer) (oci.Descriptor, error) {
-	var none oci.Descriptor
-	if to == "" {
-		return none, fmt.Errorf("push %s: say where to: builder push %s REGISTRY/NAME[:TAG]", from, from)
-	}
-	ref, err := name.Parse(to)
-	if err != nil {
-		return none, err
-	}
-	src, desc, err := s.foreign(ctx, from)
-	if err != nil {
-		return none, fmt.Errorf("push %s: %w", from, err)
-	}
-	ui := p.Step("push " + ref.String())
-	ui.Start()
-	if err := s.send(ctx, src, desc, ref, ui); err != nil {
-		ui.Fail(err)
-		return none, err
-	}
-	ui.Done(string(desc.Digest))
-	return desc, nil
 }
 
 // archivePath is the file that "oci-archive:FILE" or "docker-archive:FILE" names.

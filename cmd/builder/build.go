@@ -116,12 +116,15 @@ func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
 }
 
 // buildAndSend builds and does everything that is asked of the result.
-func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Store, o builder.BuildOptions, outputs []builder.Output) error {
+func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Store, o builder.BuildOptions, outputs []builder.Output) (err error) {
 	for _, out := range outputs {
 		o.Names = append(o.Names, out.Names...)
 	}
-	if f.push && len(o.Names) == 0 {
-		return usagef("--push needs a name: -t REGISTRY/NAME[:TAG]")
+	if o.Push, err = f.newPush(s, o, outputs); err != nil {
+		return err
+	}
+	if o.Push != nil {
+		defer o.Push.Close()
 	}
 	res, err := s.Build(ctx, o)
 	if err != nil {
@@ -142,6 +145,23 @@ func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Sto
 	return nil
 }
 
+// newPush is the push that --push or an output asks for, nil if none does.
+func (f *buildFlags) newPush(s *builder.Store, o builder.BuildOptions, outputs []builder.Output) (*builder.Push, error) {
+	if f.push && len(o.Names) == 0 {
+		return nil, usagef("--push needs a name: -t REGISTRY/NAME[:TAG]")
+	}
+	manifest, push := builder.ManifestOptions{Encoding: builder.DefaultEncoding}, f.push
+	for _, out := range outputs {
+		if out.Type == "image" {
+			manifest, push = out.ManifestOptions, push || out.Push
+		}
+	}
+	if !push || len(o.Names) == 0 {
+		return nil, nil
+	}
+	return s.NewPush(o.Names, manifest, o.Progress)
+}
+
 // send exports to every output and pushes every name. It returns what the metadata
 // file tells of that.
 func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img *builder.Image, o builder.BuildOptions, outputs []builder.Output) (map[string]any, error) {
@@ -149,8 +169,6 @@ func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img 
 	if len(o.Names) > 0 {
 		meta["image.name"] = strings.Join(o.Names, ",")
 	}
-	manifest := builder.ManifestOptions{Encoding: builder.DefaultEncoding}
-	push := f.push
 	for _, out := range outputs {
 		if len(out.Names) == 0 {
 			out.Names = o.Names
@@ -158,22 +176,16 @@ func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img 
 		if err := s.Export(ctx, img, out, g.out, o.Progress); err != nil {
 			return nil, err
 		}
-		if out.Type == "image" {
-			manifest = out.ManifestOptions
-			push = push || out.Push
-		}
 	}
-	if !push {
+	if o.Push == nil {
 		return meta, nil
 	}
-	for _, n := range o.Names {
-		desc, err := s.Push(ctx, img.ID().String(), n, manifest, o.Progress)
-		if err != nil {
-			return nil, err
-		}
-		meta["containerimage.digest"] = desc.Digest
-		meta["containerimage.descriptor"] = desc
+	desc, err := o.Push.Finish(ctx, img)
+	if err != nil {
+		return nil, err
 	}
+	meta["containerimage.digest"] = desc.Digest
+	meta["containerimage.descriptor"] = desc
 	return meta, nil
 }
 

@@ -141,17 +141,18 @@ func (g *global) forwardSignals() chan os.Signal {
 
 // netFlags are the flags of commands that talk to registries.
 type netFlags struct {
-	insecure []string
-	ca       string
+	insecure  []string
+	ca, hosts string
 }
 
 func (n *netFlags) register(c *cobra.Command) {
 	c.Flags().StringArrayVar(&n.insecure, "insecure-registry", nil, "registry `HOST[:PORT]` that may speak plain http or have any certificate")
+	c.Flags().StringVar(&n.hosts, "registry-config", "", "registries.conf or certs.d `path` to read instead of the machine's")
 	c.Flags().StringVar(&n.ca, "ca", "", "PEM `file` of certificate authorities to trust beside the system's")
 }
 
 func (n *netFlags) options() (registry.Options, error) {
-	o := registry.Options{Insecure: n.insecure, UserAgent: "builder/" + version}
+	o := registry.Options{Insecure: n.insecure, Hosts: n.hosts, UserAgent: "builder/" + version}
 	if n.ca == "" {
 		return o, nil
 	}

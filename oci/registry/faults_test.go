@@ -84,7 +84,7 @@ func TestPushThroughFaults(t *testing.T) {
 		"none": {nil, 0, 0, 0},
 		"cut in the middle": {func(first func() bool, _ http.ResponseWriter, r *http.Request) bool {
 			if r.Method == http.MethodPatch && first() {
-				r.Body = &cutBody{r.Body, 20 * mb}
+				r.Body = &ocitest.CutBody{ReadCloser: r.Body, Left: 20 * mb}
 			}
 			return false
 		}, 1, 4 * mb, 24 * mb},
@@ -116,18 +116,18 @@ func TestPushThroughFaults(t *testing.T) {
 			t.Parallel()
 			both(t, func(t *testing.T, behind string, resumes bool) {
 				first := times(c.times)
-				p := newProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
+				p := ocitest.NewProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
 					return c.meddle != nil && c.meddle(first, w, r)
 				})
 				path := fresh()
-				if err := oci.Copy(t.Context(), at(t, p.host, path, registry.Options{}), m, root, oci.CopyOptions{}); err != nil {
+				if err := oci.Copy(t.Context(), at(t, p.Host, path, registry.Options{}), m, root, oci.CopyOptions{}); err != nil {
 					t.Fatal(err)
 				}
 				vain := c.lost
 				if resumes {
 					vain = c.vain
 				}
-				if got := p.up.Load(); got < whole || got > whole+vain {
+				if got := p.Up.Load(); got < whole || got > whole+vain {
 					t.Errorf("%d bytes were sent for %d, at most %d more are allowed", got, whole, vain)
 				}
 				readBack(t, behind, path, root)
@@ -150,18 +150,18 @@ func TestLostAnswer(t *testing.T) {
 	m, root := big()
 	both(t, func(t *testing.T, behind string, _ bool) {
 		var lost atomic.Bool
-		p := newProxy(t, behind, nil)
-		p.wrap = func(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+		p := ocitest.NewProxy(t, behind, nil)
+		p.Wrap = func(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 			if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/blobs/") && lost.CompareAndSwap(false, true) {
 				return &lostWriter{w}
 			}
 			return w
 		}
 		path := fresh()
-		if err := oci.Copy(t.Context(), at(t, p.host, path, registry.Options{}), m, root, oci.CopyOptions{Parallel: 1}); err != nil {
+		if err := oci.Copy(t.Context(), at(t, p.Host, path, registry.Options{}), m, root, oci.CopyOptions{Parallel: 1}); err != nil {
 			t.Fatal(err)
 		}
-		if got := p.up.Load(); got > size(m)+mb {
+		if got := p.Up.Load(); got > size(m)+mb {
 			t.Errorf("%d bytes were sent for %d", got, size(m))
 		}
 		readBack(t, behind, path, root)
@@ -206,10 +206,10 @@ func TestPushFails(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			both(t, func(t *testing.T, behind string, _ bool) {
-				p := newProxy(t, behind, c.meddle)
-				r := repo(t, p.host, registry.Options{})
+				p := ocitest.NewProxy(t, behind, c.meddle)
+				r := repo(t, p.Host, registry.Options{})
 				err := oci.Copy(t.Context(), r, m, root, oci.CopyOptions{})
-				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "push "+p.host) || strings.Contains(err.Error(), "\n") {
+				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "push "+p.Host) || strings.Contains(err.Error(), "\n") {
 					t.Errorf("%v", err)
 				}
 				if has, err := r.Has(t.Context(), root); has || err != nil {
@@ -233,7 +233,7 @@ func TestPullThroughFaults(t *testing.T) {
 		"none": {func(_ func() bool, w http.ResponseWriter, _ *http.Request) http.ResponseWriter { return w }, 0, 0},
 		"cut": {func(first func() bool, w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 			if isBlob(r) && first() {
-				return &cutWriter{w, mb}
+				return &ocitest.CutWriter{ResponseWriter: w, Left: mb}
 			}
 			return w
 		}, 6, 2 * mb},
@@ -243,7 +243,7 @@ func TestPullThroughFaults(t *testing.T) {
 		}, 0, 0},
 		"manifest cut": {func(first func() bool, w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 			if strings.Contains(r.URL.Path, "/manifests/") && first() {
-				return &cutWriter{w, 50}
+				return &ocitest.CutWriter{ResponseWriter: w, Left: 50}
 			}
 			return w
 		}, 1, mb},
@@ -251,21 +251,21 @@ func TestPullThroughFaults(t *testing.T) {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
 			both(t, func(t *testing.T, behind string, _ bool) {
-				p := newProxy(t, behind, nil)
-				r := repo(t, p.host, registry.Options{})
+				p := ocitest.NewProxy(t, behind, nil)
+				r := repo(t, p.Host, registry.Options{})
 				if err := oci.Copy(t.Context(), r, m, root, oci.CopyOptions{}); err != nil {
 					t.Fatal(err)
 				}
-				p.reset()
+				p.Reset()
 				first := times(c.times)
-				p.wrap = func(w http.ResponseWriter, r *http.Request) http.ResponseWriter { return c.wrap(first, w, r) }
+				p.Wrap = func(w http.ResponseWriter, r *http.Request) http.ResponseWriter { return c.wrap(first, w, r) }
 				if err := oci.Copy(t.Context(), ocitest.Discard{}, r, root, oci.CopyOptions{}); err != nil {
 					t.Fatal(err)
 				}
-				if got := p.down.Load(); got > whole+c.twice {
+				if got := p.Down.Load(); got > whole+c.twice {
 					t.Errorf("%d bytes were read for %d, at most %d more are allowed", got, whole, c.twice)
 				}
-				if n := p.seen("GET", "/blobs/", "bytes="); n < 9 {
+				if n := p.Seen("GET", "/blobs/", "bytes="); n < 9 {
 					t.Errorf("%d requests for parts", n)
 				}
 			})
@@ -288,14 +288,14 @@ func TestTruncatedForGood(t *testing.T) {
 	t.Parallel()
 	m, root := big()
 	both(t, func(t *testing.T, behind string, _ bool) {
-		p := newProxy(t, behind, nil)
-		r := repo(t, p.host, registry.Options{})
+		p := ocitest.NewProxy(t, behind, nil)
+		r := repo(t, p.Host, registry.Options{})
 		if err := oci.Copy(t.Context(), r, m, root, oci.CopyOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		p.wrap = func(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+		p.Wrap = func(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 			if isBlob(r) {
-				return &cutWriter{w, 100}
+				return &ocitest.CutWriter{ResponseWriter: w, Left: 100}
 			}
 			return w
 		}
@@ -357,7 +357,7 @@ func TestTokenRunsOut(t *testing.T) {
 		}))
 		defer tokens.Close()
 		runsOut := times(1)
-		p := newProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
+		p := ocitest.NewProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method == http.MethodPatch && runsOut() {
 				valid.Add(1)
 			}
@@ -369,10 +369,10 @@ func TestTokenRunsOut(t *testing.T) {
 			return true
 		})
 		path := fresh()
-		if err := oci.Copy(t.Context(), at(t, p.host, path, registry.Options{}), m, root, oci.CopyOptions{Parallel: 1}); err != nil {
+		if err := oci.Copy(t.Context(), at(t, p.Host, path, registry.Options{}), m, root, oci.CopyOptions{Parallel: 1}); err != nil {
 			t.Fatal(err)
 		}
-		if got := p.up.Load(); got > size(m)+mb {
+		if got := p.Up.Load(); got > size(m)+mb {
 			t.Errorf("%d bytes were sent for %d", got, size(m))
 		}
 		if _, ok := scopes.Load("repository:" + path + ":pull,push"); !ok {

@@ -42,7 +42,7 @@ func isBlob(r *http.Request) bool {
 // server is a registry of one blob that answers GETs as told.
 func server(t *testing.T, answer http.HandlerFunc) *registry.Repo {
 	t.Helper()
-	p := newProxy(t, "127.0.0.1:1", func(w http.ResponseWriter, r *http.Request) bool {
+	p := ocitest.NewProxy(t, "127.0.0.1:1", func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/v2/" {
 			w.WriteHeader(http.StatusOK)
 			return true
@@ -50,7 +50,7 @@ func server(t *testing.T, answer http.HandlerFunc) *registry.Repo {
 		answer(w, r)
 		return true
 	})
-	return repo(t, p.host, registry.Options{})
+	return repo(t, p.Host, registry.Options{})
 }
 
 func TestResume(t *testing.T) {
@@ -149,7 +149,7 @@ func TestRetry(t *testing.T) {
 	var mu sync.Mutex
 	failed := map[string]bool{}
 	status := http.StatusServiceUnavailable
-	p := newProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
+	p := ocitest.NewProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		key := r.Method + strings.SplitN(r.URL.Path, "uploads/", 2)[0]
@@ -165,7 +165,7 @@ func TestRetry(t *testing.T) {
 	})
 	m := ocitest.Memory{}
 	root := m.Image(t, ocitest.Linux("amd64"), 1, 100, 3<<20)
-	r := repo(t, p.host, registry.Options{})
+	r := repo(t, p.Host, registry.Options{})
 	if err := oci.Copy(t.Context(), r, m, root, oci.CopyOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -253,14 +253,14 @@ func TestRedirectKeepsCredentials(t *testing.T) {
 		w.Write(data)
 	})
 	for _, path := range []string{"/blob", "/ask"} {
-		p := newProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
+		p := ocitest.NewProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
 			if !isBlob(r) || r.Header.Get("Authorization") == "" {
 				return false
 			}
 			http.Redirect(w, r, "http://"+elsewhere.host+path, http.StatusTemporaryRedirect)
 			return true
 		})
-		got, err := oci.ReadAll(t.Context(), repo(t, p.host, alice()), d, 1<<20)
+		got, err := oci.ReadAll(t.Context(), repo(t, p.Host, alice()), d, 1<<20)
 		if path == "/blob" && (err != nil || !bytes.Equal(got, data)) || path == "/ask" && err == nil {
 			t.Errorf("%s: %v", path, err)
 		}
@@ -272,7 +272,7 @@ func TestRedirectKeepsCredentials(t *testing.T) {
 func TestUploadElsewhere(t *testing.T) {
 	behind, _ := ocitest.Registry(t, ocitest.RegistryOptions{Auth: ocitest.Alice})
 	elsewhere := newTrap(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) })
-	p := newProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
+	p := ocitest.NewProxy(t, behind, func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodPost || r.Header.Get("Authorization") == "" {
 			return false
 		}
@@ -281,7 +281,7 @@ func TestUploadElsewhere(t *testing.T) {
 		return true
 	})
 	data := []byte("x")
-	if err := repo(t, p.host, alice()).Put(t.Context(), oci.NewDescriptor("", data), bytes.NewReader(data)); err == nil {
+	if err := repo(t, p.Host, alice()).Put(t.Context(), oci.NewDescriptor("", data), bytes.NewReader(data)); err == nil {
 		t.Error("accepted")
 	}
 	elsewhere.check(t, false)
@@ -290,12 +290,12 @@ func TestUploadElsewhere(t *testing.T) {
 // Realms that a registry may not send a password to.
 func TestRealms(t *testing.T) {
 	for _, realm := range []string{"http://169.254.169.254/token", "http://token.example/", "ftp://127.0.0.1/", "http://[fe80::1]/"} {
-		p := newProxy(t, "127.0.0.1:1", func(w http.ResponseWriter, r *http.Request) bool {
+		p := ocitest.NewProxy(t, "127.0.0.1:1", func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="`+realm+`",service="s"`)
 			w.WriteHeader(http.StatusUnauthorized)
 			return true
 		})
-		if _, err := repo(t, p.host, alice()).Resolve(t.Context(), "v1"); err == nil || strings.Contains(err.Error(), "secret") {
+		if _, err := repo(t, p.Host, alice()).Resolve(t.Context(), "v1"); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", realm, err)
 		}
 	}
@@ -314,7 +314,7 @@ func TestToken(t *testing.T) {
 	}))
 	defer tokens.Close()
 	_, port, _ := net.SplitHostPort(tokens.Listener.Addr().String())
-	p := newProxy(t, "127.0.0.1:1", func(w http.ResponseWriter, r *http.Request) bool {
+	p := ocitest.NewProxy(t, "127.0.0.1:1", func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Header.Get("Authorization") != "Bearer t0ken" {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="http://localhost:`+port+`/token",service="s",scope="repository:x:pull"`)
 			w.WriteHeader(http.StatusUnauthorized)
@@ -328,7 +328,7 @@ func TestToken(t *testing.T) {
 	})
 	for _, o := range []registry.Options{{}, alice()} {
 		o.UserAgent = "builder/7"
-		if _, err := oci.ReadAll(t.Context(), repo(t, p.host, o), d, 10); err != nil {
+		if _, err := oci.ReadAll(t.Context(), repo(t, p.Host, o), d, 10); err != nil {
 			t.Error(err)
 		}
 	}

@@ -80,7 +80,7 @@ func TestMirror(t *testing.T) {
 		}, nil, 1 << 62}, // whoever answers so is not asked again
 		"dies in the middle": {nil, func(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 			if r.Header.Get("Range") > "bytes=2" {
-				return &cutWriter{w, 1}
+				return &ocitest.CutWriter{ResponseWriter: w, Left: 1}
 			}
 			return w
 		}, 36 * mb},
@@ -99,15 +99,15 @@ func TestMirror(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			mirror := newProxy(t, behindMirror, func(w http.ResponseWriter, r *http.Request) bool {
+			mirror := ocitest.NewProxy(t, behindMirror, func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Path != "/v2/" && r.URL.Query().Get("ns") == "" {
 					t.Errorf("%s does not say for whom", r.URL)
 				}
 				return c.meddle != nil && c.meddle(w, r)
 			})
-			mirror.wrap = c.wrap
-			origin := newProxy(t, behind, nil)
-			r := at(t, origin.host, path, registry.Options{Hosts: certsd(t, origin.host, mirrorOf(mirror.host))})
+			mirror.Wrap = c.wrap
+			origin := ocitest.NewProxy(t, behind, nil)
+			r := at(t, origin.Host, path, registry.Options{Hosts: certsd(t, origin.Host, mirrorOf(mirror.Host))})
 			d, err := r.Resolve(t.Context(), "v1")
 			if err != nil {
 				t.Fatal(err)
@@ -116,7 +116,7 @@ func TestMirror(t *testing.T) {
 			if err := oci.Copy(t.Context(), keep{into}, r, d, oci.CopyOptions{Parallel: 1}); err != nil || size(into) != size(m) {
 				t.Errorf("%d bytes, %v", size(into), err)
 			}
-			if got := origin.down.Load(); got > c.most+mb/2 || c.most == 0 && got > 0 {
+			if got := origin.Down.Load(); got > c.most+mb/2 || c.most == 0 && got > 0 {
 				t.Errorf("the registry itself served %d bytes", got)
 			}
 		})
