@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 
@@ -44,6 +45,7 @@ func (p *Push) abandon() {
 		p.early.stop()
 		p.early.wait()
 	}
+	p.end(oci.Descriptor{}, errors.New("canceled"))
 }
 
 // watch waits for the layers of a step's tree, the lowest first.

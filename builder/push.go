@@ -31,10 +31,12 @@ type Push struct {
 
 // place is a repository that the image goes to, and the names it gets there.
 type place struct {
-	repo    *registry.Repo
-	refs    []name.Ref // of that repository
-	ui      *progress.Step
-	started sync.Once
+	repo *registry.Repo
+	refs []name.Ref // of that repository
+	ui   *progress.Step
+
+	mu             sync.Mutex
+	started, ended bool // on the screen
 }
 
 // NewPush prepares to send an image, under each of the names, and sends nothing.
@@ -100,11 +102,7 @@ func (p *Push) fetched(d oci.Descriptor, n int64) {
 // end shows how it ended.
 func (p *Push) end(desc oci.Descriptor, err error) {
 	for _, pl := range p.places {
-		if err != nil {
-			pl.ui.Fail(err)
-			continue
-		}
-		pl.ui.Done(string(desc.Digest))
+		pl.end(string(desc.Digest), err)
 	}
 }
 
@@ -126,8 +124,30 @@ func (p *Push) send(ctx context.Context, src oci.Source, desc oci.Descriptor) er
 	return nil
 }
 
-// start draws the place as busy.
-func (pl *place) start() { pl.started.Do(pl.ui.Start) }
+// start draws the place as busy, once.
+func (pl *place) start() {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	if !pl.started {
+		pl.started = true
+		pl.ui.Start()
+	}
+}
+
+// end draws the place as done with a note, or as failed, once and if it was busy.
+func (pl *place) end(note string, err error) {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	if !pl.started || pl.ended {
+		return
+	}
+	pl.ended = true
+	if err != nil {
+		pl.ui.Fail(err)
+		return
+	}
+	pl.ui.Done(note)
+}
 
 // blobs sends all that desc names but manifests.
 func (pl *place) blobs(ctx context.Context, src oci.Source, desc oci.Descriptor) error {
