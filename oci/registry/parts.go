@@ -53,8 +53,8 @@ func newParts(first *span) *parts {
 // window lets through.
 func (p *parts) run(first *span) {
 	defer close(p.queue)
-	s := first
-	for {
+	hosts := first.hosts // before its reader may fall through to another
+	for s := first; ; {
 		select {
 		case p.window <- struct{}{}:
 		case <-p.ctx.Done():
@@ -68,7 +68,7 @@ func (p *parts) run(first *span) {
 			return
 		}
 		s = &span{
-			ctx: p.ctx, repo: one.repo, d: one.d, hosts: first.hosts,
+			ctx: p.ctx, repo: one.repo, d: one.d, hosts: hosts,
 			at: one.end, end: min(one.end+partSize, one.d.Size),
 		}
 	}
