@@ -3,15 +3,18 @@ package registry
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"builder/oci"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
 // documents are the media types that are asked for.
@@ -80,13 +83,25 @@ func (e *endpoint) describe(ctx context.Context, ref string, actions []string) (
 	return d, nil
 }
 
+// maxRaces is how often a registry is asked again that shows what another client
+// is just writing. Debian's 2.8 writes manifests and links in place, so that those
+// who read meanwhile get half of them.
+const maxRaces = 2
+
 // document reads the manifest or index that d names, and nothing else.
 func (e *endpoint) document(ctx context.Context, d oci.Descriptor) ([]byte, error) {
-	data, _, err := e.get(ctx, "manifests/"+d.Digest.String(), d.MediaType, pulls)
-	if err != nil {
-		return nil, err
+	for race := 0; ; race++ {
+		data, _, err := e.get(ctx, "manifests/"+d.Digest.String(), d.MediaType, pulls)
+		if err == nil {
+			data, err = io.ReadAll(oci.Verify(bytes.NewReader(data), d))
+		}
+		if err == nil || !errors.Is(err, oci.ErrMismatch) || race >= maxRaces {
+			return data, err
+		}
+		if err := pause(ctx, backoff(race)); err != nil {
+			return nil, err
+		}
 	}
-	return io.ReadAll(oci.Verify(bytes.NewReader(data), d))
 }
 
 // get reads one JSON answer of at most MaxManifest bytes, again when its
@@ -150,6 +165,28 @@ func (e *endpoint) size(ctx context.Context, d oci.Descriptor) (int64, error) {
 // putDocument puts a manifest or index under a tag or its digest. It reports
 // whether the registry itself takes note of what the document refers to.
 func (e *endpoint) putDocument(ctx context.Context, d oci.Descriptor, data []byte, ref string) (noted bool, err error) {
+	for race := 0; ; race++ {
+		noted, err = e.tryPut(ctx, d, data, ref)
+		if err == nil || !isRace(err) || race >= maxRaces {
+			return noted, err
+		}
+		if err := pause(ctx, backoff(race)); err != nil {
+			return false, err
+		}
+	}
+}
+
+// isRace reports whether a registry refuses a manifest because of what lies behind
+// it: that the digest is right was checked here.
+func isRace(err error) bool {
+	var resp *errcode.ErrorResponse
+	return errors.As(err, &resp) && slices.ContainsFunc(resp.Errors, func(e errcode.Error) bool {
+		return e.Code == errcode.ErrorCodeDigestInvalid || e.Code == errcode.ErrorCodeManifestBlobUnknown
+	})
+}
+
+// tryPut puts a document once.
+func (e *endpoint) tryPut(ctx context.Context, d oci.Descriptor, data []byte, ref string) (noted bool, err error) {
 	req, err := e.request(ctx, http.MethodPut, "manifests/"+ref, pushes, bytes.NewReader(data))
 	if err != nil {
 		return false, err
