@@ -73,6 +73,15 @@ func isAuth(err error) bool {
 		errors.As(err, &resp) && resp.StatusCode == http.StatusUnauthorized
 }
 
+// account is the registry that a credential would be for: the one of the name, or
+// where a file moves it to.
+func (r *Repo) account() string {
+	if n := len(r.hosts); n > 0 && r.hosts[n-1].Name != r.host {
+		return r.hosts[n-1].Name
+	}
+	return r.ref.Domain
+}
+
 // isNotFound reports whether an error says that content is absent.
 func isNotFound(err error) bool {
 	return errors.Is(err, oci.ErrNotFound) || statusOf(err) == http.StatusNotFound
@@ -85,7 +94,7 @@ func (r *Repo) reason(err error) string {
 		return strings.Join(append([]string{r.reason(several.err)}, several.mirrors...), "; ")
 	}
 	if isAuth(err) {
-		return fmt.Sprintf("%s: run `builder login %s`", ErrAuth, r.ref.Domain)
+		return fmt.Sprintf("%s: run `builder login %s`", ErrAuth, r.account())
 	}
 	var resp *errcode.ErrorResponse
 	if errors.As(err, &resp) {
@@ -116,7 +125,7 @@ func (r *Repo) refusal(resp *errcode.ErrorResponse) string {
 	}
 	switch resp.StatusCode {
 	case http.StatusForbidden:
-		return fmt.Sprintf("access denied (%s): run `builder login %s` with an account that may do this", said, r.ref.Domain)
+		return fmt.Sprintf("access denied (%s): run `builder login %s` with an account that may do this", said, r.account())
 	case http.StatusNotFound:
 		if len(resp.Errors) > 0 {
 			return said
@@ -126,7 +135,7 @@ func (r *Repo) refusal(resp *errcode.ErrorResponse) string {
 		}
 		return "manifest unknown"
 	case http.StatusTooManyRequests:
-		return fmt.Sprintf("too many requests (%s): wait, or run `builder login %s`", said, r.ref.Domain)
+		return fmt.Sprintf("too many requests (%s): wait, or run `builder login %s`", said, r.account())
 	}
 	return fmt.Sprintf("%s answers %d: %s", resp.URL.Host, resp.StatusCode, said)
 }
