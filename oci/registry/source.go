@@ -67,8 +67,7 @@ func (s *source) reopen() error {
 
 // end proves that nothing follows and that all bytes were the right ones.
 func (s *source) end() error {
-	n, err := (*sourceReader)(s).Read(make([]byte, 1))
-	if n > 0 || err == nil {
+	if n, _ := io.ReadFull((*sourceReader)(s), make([]byte, 1)); n > 0 {
 		s.err = fmt.Errorf("%s: %w: more than %d bytes", s.d.Digest, oci.ErrMismatch, s.d.Size)
 	}
 	return s.err
