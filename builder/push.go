@@ -47,9 +47,6 @@ func (s *Store) NewPush(names []string, o ManifestOptions, p *progress.Printer) 
 		if err != nil {
 			return nil, err
 		}
-		if ref.Digest != "" {
-			return nil, fmt.Errorf("push %s: a name to push to cannot hold a digest", n)
-		}
 		push.add(ref, p)
 	}
 	return push, nil
