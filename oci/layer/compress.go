@@ -222,26 +222,3 @@ func decompress(b *bufio.Reader, kind string) (io.ReadCloser, string, error) {
 	}
 	return io.NopCloser(b), "", nil
 }
-
-// readAhead reads in a goroutine, so that decompressing and what is done with the data overlap.
-type readAhead struct {
-	*io.PipeReader
-	done chan struct{}
-}
-
-func newReadAhead(r io.Reader) io.ReadCloser {
-	pr, pw := io.Pipe()
-	a := &readAhead{pr, make(chan struct{})}
-	go func() {
-		defer close(a.done)
-		_, err := io.CopyBuffer(struct{ io.Writer }{pw}, struct{ io.Reader }{r}, make([]byte, 128<<10))
-		pw.CloseWithError(err)
-	}()
-	return a
-}
-
-func (a *readAhead) Close() error {
-	err := a.PipeReader.Close()
-	<-a.done
-	return err
-}

@@ -8,16 +8,11 @@ import (
 	"io"
 	"os"
 	"path"
-	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"builder/overlay"
 )
-
-// xattrRecord begins the pax records that hold extended attributes.
-const xattrRecord = "SCHILY.xattr."
 
 // holes: runs of zeros in files of sparseSize and more are not written but left as holes, a block at a time.
 const (
@@ -29,12 +24,23 @@ var zeros [holeBlock]byte
 
 // make makes the file base of an entry in the current parent, in place of what stands there.
 func (u *unpacker) make(h *tar.Header, base string, r io.Reader) error {
-	at := u.parent.fd
+	at, name := u.parent.fd, path.Join(u.parent.path, base)
+	regular := h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeCont || h.Typeflag == tar.TypeGNUSparse
+	alone := u.alone(name, h)
+	if regular && h.Size <= crewFile && !alone && u.crew != nil {
+		return u.crew.hand(u.parent, base, name, h, r)
+	}
+	if alone {
+		if err := u.crew.wait(); err != nil {
+			return err
+		}
+	}
+	if regular {
+		return u.regular(at, base, h, r)
+	}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		return u.mkdir(at, base, h)
-	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		return u.regular(at, base, h, r)
 	case tar.TypeLink:
 		return u.hardLink(at, base, h.Linkname)
 	case tar.TypeSymlink:
@@ -51,6 +57,17 @@ func (u *unpacker) make(h *tar.Header, base string, r io.Reader) error {
 		return u.mknod(at, base, unix.S_IFBLK, h)
 	}
 	return fmt.Errorf("entries of type %q are unknown", h.Typeflag)
+}
+
+// alone tells whether an entry can only be made when all files before it are there: because it may be made of one of
+// them or take its place, or because it takes away a directory that one is put into. All directories of the layer are in
+// u.times.
+func (u *unpacker) alone(name string, h *tar.Header) bool {
+	if h.Typeflag == tar.TypeLink || u.crew.has(name) {
+		return true
+	}
+	_, isDir := u.times[name]
+	return isDir && h.Typeflag != tar.TypeDir
 }
 
 // replacing calls create, which fails with EEXIST when something is there, and once more after taking that away.
@@ -108,15 +125,24 @@ func (u *unpacker) dirMeta(at int, base string, h *tar.Header) error {
 	return fileMeta(fd, h)
 }
 
-// regular makes a regular file with its data.
-func (u *unpacker) regular(at int, base string, h *tar.Header, r io.Reader) error {
-	fd := -1
-	err := replacing(at, base, func() (err error) {
-		fd, err = unix.Openat(at, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+// createFile makes an empty regular file, with the permissions it shall have as far as the umask lets it.
+func createFile(at int, base string, h *tar.Header) (fd int, err error) {
+	err = replacing(at, base, func() (err error) {
+		const flags = unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+		fd, err = unix.Openat(at, base, flags, uint32(h.Mode)&0o777)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("create: %w", err)
+		return -1, fmt.Errorf("create: %w", err)
+	}
+	return fd, nil
+}
+
+// regular makes a regular file with its data.
+func (u *unpacker) regular(at int, base string, h *tar.Header, r io.Reader) error {
+	fd, err := createFile(at, base, h)
+	if err != nil {
+		return err
 	}
 	defer unix.Close(fd)
 	if h.Size >= sparseSize {
@@ -127,10 +153,7 @@ func (u *unpacker) regular(at int, base string, h *tar.Header, r io.Reader) erro
 	if err != nil {
 		return err
 	}
-	if err := fileMeta(fd, h); err != nil {
-		return err
-	}
-	return setTimes(at, base, h.ModTime)
+	return finishFile(fd, h)
 }
 
 // writeAll copies size bytes to the file.
@@ -308,89 +331,6 @@ func (u *unpacker) copyUp(dir string, n *overlay.Node) error {
 	}
 	defer unix.Close(at)
 	return u.regular(at, n.Name, h, f)
-}
-
-// fileMeta sets owner, mode and attributes of an open file or directory: the owner first, as chown clears mode bits and
-// capabilities.
-func fileMeta(fd int, h *tar.Header) error {
-	if err := checkOwner(h); err != nil {
-		return err
-	}
-	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
-		return ownerError(h, err)
-	}
-	if err := unix.Fchmod(fd, uint32(h.Mode)&0o7777); err != nil {
-		return fmt.Errorf("chmod: %w", err)
-	}
-	return eachXattr(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
-}
-
-// specialMeta sets all attributes of a link, fifo or device, which cannot be opened as others are.
-func specialMeta(at int, base string, h *tar.Header) error {
-	if err := checkOwner(h); err != nil {
-		return err
-	}
-	if err := unix.Fchownat(at, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return ownerError(h, err)
-	}
-	fd, err := openAt(at, base, unix.O_PATH|unix.O_NOFOLLOW)
-	if err != nil {
-		return fmt.Errorf("open: %w", err)
-	}
-	defer unix.Close(fd)
-	if h.Typeflag != tar.TypeSymlink {
-		if err := unix.Chmod(procPath(fd), uint32(h.Mode)&0o7777); err != nil {
-			return fmt.Errorf("chmod: %w", err)
-		}
-	}
-	err = eachXattr(h, func(name string, value []byte) error { return unix.Setxattr(procPath(fd), name, value, 0) })
-	if err != nil {
-		return err
-	}
-	return setTimes(at, base, h.ModTime)
-}
-
-// checkOwner refuses numbers that are no ids; chown takes -1 for "leave it".
-func checkOwner(h *tar.Header) error {
-	const last = 1<<32 - 2
-	if h.Uid < 0 || h.Uid > last || h.Gid < 0 || h.Gid > last {
-		return fmt.Errorf("owner %d:%d: ids are 0 to %d", h.Uid, h.Gid, last)
-	}
-	return nil
-}
-
-func ownerError(h *tar.Header, err error) error {
-	if err == unix.EINVAL {
-		return fmt.Errorf("chown to %d:%d: the ids are not mapped in this user namespace: %w", h.Uid, h.Gid, err)
-	}
-	return fmt.Errorf("chown to %d:%d: %w", h.Uid, h.Gid, err)
-}
-
-// eachXattr sets the extended attributes of an entry, overlayfs's own left out. Those that the file system cannot store
-// are passed over, as other builders do.
-func eachXattr(h *tar.Header, set func(name string, value []byte) error) error {
-	for key, value := range h.PAXRecords {
-		name, ok := strings.CutPrefix(key, xattrRecord)
-		if !ok || overlay.IsOwnXattr(name) {
-			continue
-		}
-		if err := set(name, []byte(value)); err != nil && err != unix.ENOTSUP {
-			return fmt.Errorf("set attribute %q: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func setTimes(at int, base string, mtime time.Time) error {
-	ts := timespec(mtime)
-	if err := unix.UtimesNanoAt(at, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("set times: %w", err)
-	}
-	return nil
-}
-
-func timespec(t time.Time) unix.Timespec {
-	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
 }
 
 // openAt opens a path below an open directory. Neither its last component nor any other may be a link, and ".." cannot

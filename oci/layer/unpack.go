@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +53,9 @@ func (u *unpacker) unpack(r io.Reader) error {
 	if err := u.entries(tar.NewReader(b)); err != nil {
 		return err
 	}
+	if err := u.crew.wait(); err != nil {
+		return entryError(nil, err)
+	}
 	if err := u.finish(); err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
@@ -68,18 +73,29 @@ type unpacker struct {
 	lower  overlay.Stack
 	tree   overlay.Stack // dir on top of lower
 	root   int           // dir, open
-	parent place         // where the last entry went
+	parent *place        // where the last entry went; nil before the first
 	times  map[string]unix.Timespec
 	limits Limits
 	opaque bool            // the root hides all of lower
 	add    *ExtractOptions // the tar is no layer but an archive of plain files
+	crew   *crew           // nil when dir was not empty: then every name may meet another
 	buf    []byte
 }
 
-// place is an open directory of the tree. asked is the name by which it was asked for, path where it is.
+// place is an open directory of the tree. asked is the name by which it was asked for, path where it is. It is closed when
+// its last user leaves.
 type place struct {
 	asked, path string
 	fd          int
+	users       atomic.Int32
+}
+
+func (p *place) enter() { p.users.Add(1) }
+
+func (p *place) leave() {
+	if p != nil && p.users.Add(-1) == 0 {
+		unix.Close(p.fd)
+	}
 }
 
 func newUnpacker(ctx context.Context, dir string, lower overlay.Stack, limits Limits) (*unpacker, error) {
@@ -92,20 +108,31 @@ func newUnpacker(ctx context.Context, dir string, lower overlay.Stack, limits Li
 	}
 	u := &unpacker{
 		ctx: ctx, dir: dir, lower: lower, tree: append(overlay.Stack{dir}, lower...), root: root,
-		parent: place{fd: -1}, times: make(map[string]unix.Timespec), limits: limits, buf: make([]byte, 128<<10),
+		times: make(map[string]unix.Timespec), limits: limits, buf: make([]byte, 128<<10),
 	}
-	if err := u.noteTimes("."); err != nil {
+	if err := u.begin(); err != nil {
 		u.close()
 		return nil, err
 	}
 	return u, nil
 }
 
-func (u *unpacker) close() {
-	unix.Close(u.root)
-	if u.parent.fd >= 0 {
-		unix.Close(u.parent.fd)
+// begin looks at what is there before the first entry.
+func (u *unpacker) begin() error {
+	names, err := os.ReadDir(u.dir)
+	if err != nil {
+		return err
 	}
+	if len(names) == 0 {
+		u.crew = newCrew()
+	}
+	return u.noteTimes(".")
+}
+
+func (u *unpacker) close() {
+	u.crew.close()
+	unix.Close(u.root)
+	u.parent.leave()
 }
 
 func (u *unpacker) entries(r *tar.Reader) error {
@@ -128,12 +155,21 @@ func (u *unpacker) entries(r *tar.Reader) error {
 			return fmt.Errorf("unpack %q: more than %d bytes", h.Name, u.limits.MaxBytes)
 		}
 		if err := u.entry(h, r); err != nil {
-			if errors.Is(err, io.ErrUnexpectedEOF) {
-				err = fmt.Errorf("the tar ends within it: %w", err)
-			}
-			return fmt.Errorf("unpack %q: %w", h.Name, err)
+			return entryError(h, err)
 		}
 	}
+}
+
+// entryError names the entry that an error is about.
+func entryError(h *tar.Header, err error) error {
+	var other crewError
+	if errors.As(err, &other) {
+		return other.error
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("the tar ends within it: %w", err)
+	}
+	return fmt.Errorf("unpack %q: %w", h.Name, err)
 }
 
 // entry does what one entry of the tar says.
@@ -171,84 +207,18 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	return u.make(h, base, r)
 }
 
-// checkGlobal passes over a global header, as git archive writes one. What would change the entries that follow is
-// refused: programs differ in whether they obey it.
-func checkGlobal(h *tar.Header) error {
-	for key := range h.PAXRecords {
-		if key != "comment" && key != "mtime" && key != "atime" && key != "ctime" {
-			return fmt.Errorf("a global header sets %q for all entries", key)
-		}
-	}
-	return nil
-}
-
-// cleanName re-roots a name. One that climbs out of the root is an error.
-func cleanName(name string) (string, error) {
-	if strings.ContainsRune(name, 0) {
-		return "", errors.New("the name has a zero byte")
-	}
-	depth := 0
-	for part := range strings.SplitSeq(name, "/") {
-		switch part {
-		case "", ".":
-		case "..":
-			if depth--; depth < 0 {
-				return "", errors.New("the name leads out of the root")
-			}
-		default:
-			depth++
-		}
-	}
-	if name = path.Clean("/" + name)[1:]; name == "" {
-		return ".", nil
-	}
-	return name, nil
-}
-
-// What a name means by its form.
-type nameKind int
-
-const (
-	fileName nameKind = iota
-	whiteoutName
-	opaqueName
-	metaName // AUFS's own books, which the specification has readers ignore
-)
-
-func kindOf(name, base string) (nameKind, error) {
-	if !strings.Contains(name, whiteoutPrefix) {
-		return fileName, nil
-	}
-	for part := range strings.SplitSeq(path.Dir(name), "/") {
-		if strings.HasPrefix(part, metaPrefix) {
-			return metaName, nil
-		}
-		if strings.HasPrefix(part, whiteoutPrefix) {
-			return 0, errors.New("a whiteout cannot have anything below it")
-		}
-	}
-	switch {
-	case base == opaqueMarker:
-		return opaqueName, nil
-	case strings.HasPrefix(base, metaPrefix):
-		return metaName, nil
-	case base == ".wh.", base == ".wh..", base == ".wh...":
-		return 0, errors.New("a whiteout of no file")
-	case strings.HasPrefix(base, whiteoutPrefix):
-		return whiteoutName, nil
-	}
-	return fileName, nil
-}
-
 // enter makes dir the current parent. Where it stands in the layer directory already, as plain directories, one system
 // call finds that out; otherwise its links are resolved in the tree and what is missing is copied up.
 func (u *unpacker) enter(dir string) error {
-	if u.parent.fd >= 0 && u.parent.asked == dir {
+	if u.parent != nil && u.parent.asked == dir {
 		return nil
 	}
 	real := dir
 	fd, err := openAt(u.root, dir, unix.O_PATH|unix.O_DIRECTORY)
 	if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+		if err = u.crew.wait(); err != nil {
+			return err
+		}
 		if real, err = u.copyUpDirs(dir); err != nil {
 			return err
 		}
@@ -257,10 +227,9 @@ func (u *unpacker) enter(dir string) error {
 	if err != nil {
 		return fmt.Errorf("open its directory: %w", err)
 	}
-	if u.parent.fd >= 0 {
-		unix.Close(u.parent.fd)
-	}
-	u.parent = place{asked: dir, path: real, fd: fd}
+	u.parent.leave()
+	u.parent = &place{asked: dir, path: real, fd: fd}
+	u.parent.enter()
 	return nil
 }
 
@@ -301,6 +270,9 @@ func (u *unpacker) noteTimes(dir string) error {
 
 // lookup finds dir/base in the tree, the links of dir resolved. It is nil without an error when there is no such file.
 func (u *unpacker) lookup(dir, base string) (*overlay.Node, error) {
+	if err := u.crew.wait(); err != nil {
+		return nil, err
+	}
 	n, err := u.tree.Lookup(dir + "/" + base)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
