@@ -240,7 +240,7 @@ func (b *build) packTree(ctx context.Context, s *plan.Step, id snapshot.ID, w io
 		return layer.Packed{}, err
 	}
 	defer release()
-	return b.store.pack(ctx, Layer{Tree: id, Epoch: b.epoch, Copied: copied(s.Op), Linked: linked(s.Op)}, w)
+	return b.store.pack(ctx, Layer{Tree: id, Epoch: b.epoch, Copied: copied(s.Op), Linked: linked(s.Op)}, w, layer.Pack)
 }
 
 // copied reports whether every file of a step's change came by COPY, whose sources'

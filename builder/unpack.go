@@ -11,6 +11,7 @@ import (
 	"builder/oci"
 	"builder/oci/layer"
 	"builder/oci/name"
+	"builder/overlay"
 	"builder/snapshot"
 
 	"github.com/containerd/platforms"
@@ -174,8 +175,11 @@ func (s *Store) unpackLayer(ctx context.Context, src oci.Source, img *Image, i i
 	return draft.Commit(snapshot.ID(identity.ChainID(img.diffIDs()[:i+1]).Encoded()))
 }
 
+// packer is layer.Pack or layer.Repack.
+type packer func(context.Context, io.Writer, string, overlay.Stack, layer.Times) (layer.Packed, error)
+
 // pack writes the plain tar of a layer that the store has as a tree.
-func (s *Store) pack(ctx context.Context, l Layer, w io.Writer) (layer.Packed, error) {
+func (s *Store) pack(ctx context.Context, l Layer, w io.Writer, pack packer) (layer.Packed, error) {
 	upper, lower, err := s.trees.Layer(l.Tree)
 	if err != nil {
 		return layer.Packed{}, err
@@ -188,13 +192,13 @@ func (s *Store) pack(ctx context.Context, l Layer, w io.Writer) (layer.Packed, e
 	if err != nil {
 		return layer.Packed{}, err
 	}
-	return layer.Pack(ctx, w, upper, lower, layer.Times{Epoch: epoch, Since: meta.Began, All: l.Copied})
+	return pack(ctx, w, upper, lower, layer.Times{Epoch: epoch, Since: meta.Began, All: l.Copied})
 }
 
 // plain writes the plain tar of any layer of src's image.
 func (s *Store) plain(ctx context.Context, src oci.Source, l Layer, w io.Writer) error {
 	if l.Blob == nil {
-		packed, err := s.pack(ctx, l, w)
+		packed, err := s.pack(ctx, l, w, layer.Repack)
 		if err == nil && packed.DiffID != l.DiffID {
 			err = fmt.Errorf("the files of layer %s in the store have changed since it was made", l.DiffID)
 		}

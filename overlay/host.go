@@ -98,7 +98,14 @@ func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 // xattrs reads the attributes of a file opened with O_PATH, overlayfs's own left out.
 func xattrs(fd int) (map[string]string, error) {
 	path := procPath(fd)
-	names, err := growing(func(buf []byte) (int, error) { return unix.Listxattr(path, buf) })
+	return readXattrs(
+		func(buf []byte) (int, error) { return unix.Listxattr(path, buf) },
+		func(name string, buf []byte) (int, error) { return unix.Getxattr(path, name, buf) })
+}
+
+// readXattrs reads what list and get yield.
+func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) (map[string]string, error) {
+	names, err := growing(list)
 	if err == unix.ENOTSUP {
 		return nil, nil
 	}
@@ -110,7 +117,7 @@ func xattrs(fd int) (map[string]string, error) {
 		if IsOwnXattr(name) {
 			continue
 		}
-		value, err := growing(func(buf []byte) (int, error) { return unix.Getxattr(path, name, buf) })
+		value, err := growing(func(buf []byte) (int, error) { return get(name, buf) })
 		if err == unix.ENODATA || err == unix.ENOTSUP {
 			continue
 		}

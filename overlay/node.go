@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -62,19 +61,11 @@ func (n *Node) Readlink() (string, error) {
 
 // Open opens a regular file for reading. Anything else is refused, also when it took the file's place since.
 func (n *Node) Open() (*os.File, error) {
-	if !n.IsRegular() {
-		return nil, &fs.PathError{Op: "open", Path: n.Host(), Err: fmt.Errorf("not a regular file")}
-	}
-	fd, err := openBeneath(n.roots[0], n.rel, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	f, err := n.OpenFile()
 	if err != nil {
 		return nil, err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		unix.Close(fd)
-		return nil, &fs.PathError{Op: "open", Path: n.Host(), Err: fmt.Errorf("no longer a regular file")}
-	}
-	return os.NewFile(uintptr(fd), n.Host()), nil
+	return os.NewFile(uintptr(f.fd), n.Host()), nil
 }
 
 // Xattrs returns the extended attributes, nil when there are none. Those in which overlayfs keeps its own books

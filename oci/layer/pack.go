@@ -75,9 +75,19 @@ func Pack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t
 	return p.finish(err)
 }
 
-// PackTree writes the whole tree to w as one plain tar, in the form that Pack has, without an entry for the root.
+// Repack is Pack for a change whose Content is known: it is left out, so that each byte is hashed once.
+func Repack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t Times) (Packed, error) {
+	p := newPacker(ctx, w, t)
+	p.content = nil
+	err := overlay.Changes(ctx, upper, lower, p.change)
+	return p.finish(err)
+}
+
+// PackTree writes the whole tree to w as one plain tar, in the form that Pack has, without an entry for the root and
+// without a Content.
 func PackTree(ctx context.Context, w io.Writer, s overlay.Stack, t Times) (Packed, error) {
 	p := newPacker(ctx, w, t)
+	p.content = nil
 	root, err := s.Root()
 	if err == nil {
 		err = p.below("", root)
@@ -132,18 +142,35 @@ func (p *packer) file(name string, n *overlay.Node) error {
 	if err := p.ctx.Err(); err != nil {
 		return err
 	}
-	h, err := p.header(name, n)
-	if err == nil {
-		err = p.entry(h, n)
-	}
-	if err != nil {
+	if err := p.open(name, n); err != nil {
 		return fmt.Errorf("pack %s: %w", name, err)
 	}
 	return nil
 }
 
-// header describes a file as a tar entry.
-func (p *packer) header(name string, n *overlay.Node) (*tar.Header, error) {
+// open writes the entry of a file, which is opened once if it is a regular one.
+func (p *packer) open(name string, n *overlay.Node) error {
+	if !n.IsRegular() {
+		h, err := p.header(name, n, n.Xattrs)
+		if err != nil {
+			return err
+		}
+		return p.entry(h, nil)
+	}
+	f, err := n.OpenFile()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h, err := p.header(name, n, f.Xattrs)
+	if err != nil {
+		return err
+	}
+	return p.entry(h, f)
+}
+
+// header describes a file as a tar entry. xattrs is asked only when it counts.
+func (p *packer) header(name string, n *overlay.Node, xattrs func() (map[string]string, error)) (*tar.Header, error) {
 	if strings.HasPrefix(n.Name, whiteoutPrefix) {
 		return nil, fmt.Errorf("a layer cannot hold a name that begins with %q", whiteoutPrefix)
 	}
@@ -160,7 +187,7 @@ func (p *packer) header(name string, n *overlay.Node) (*tar.Header, error) {
 	if h.Typeflag == tar.TypeLink {
 		return h, nil
 	}
-	attrs, err := n.Xattrs()
+	attrs, err := xattrs()
 	if err != nil {
 		return nil, err
 	}

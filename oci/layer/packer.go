@@ -25,7 +25,7 @@ type packer struct {
 	times   Times
 	out     *hashPipe
 	tar     *tar.Writer
-	content hash.Hash // of all entries
+	content hash.Hash // of all entries; nil when nobody asks for it
 	bytes   hash.Hash // of one file
 	links   map[fileID]string
 	buf     []byte // file data
@@ -35,7 +35,7 @@ type packer struct {
 func newPacker(ctx context.Context, w io.Writer, t Times) *packer {
 	p := &packer{
 		ctx: ctx, times: t, out: newHashPipe(w), content: sha256.New(), bytes: sha256.New(),
-		links: make(map[fileID]string), buf: make([]byte, 64<<10),
+		links: make(map[fileID]string), buf: make([]byte, 128<<10),
 	}
 	p.tar = tar.NewWriter(p.out)
 	return p
@@ -55,32 +55,44 @@ func (p *packer) finish(err error) (Packed, error) {
 	return Packed{
 		DiffID:  digest.NewDigest(digest.SHA256, p.out.hash),
 		Size:    p.out.size,
-		Content: digest.NewDigest(digest.SHA256, p.content),
+		Content: p.contentDigest(),
 	}, nil
 }
 
-// entry writes one header and, for a regular file, its data. n is nil for a marker.
-func (p *packer) entry(h *tar.Header, n *overlay.Node) error {
+func (p *packer) contentDigest() digest.Digest {
+	if p.content == nil {
+		return ""
+	}
+	return digest.NewDigest(digest.SHA256, p.content)
+}
+
+// entry writes one header and, for a regular file, its data, which f yields; it is nil where there is none.
+func (p *packer) entry(h *tar.Header, f *overlay.File) error {
 	if err := p.tar.WriteHeader(h); err != nil {
 		return err
 	}
+	if p.content == nil {
+		return p.data(f, h.Size, p.tar)
+	}
 	p.bytes.Reset()
-	if h.Size > 0 {
-		if err := p.data(n, h.Size); err != nil {
-			return err
-		}
+	if err := p.data(f, h.Size, p); err != nil {
+		return err
 	}
 	p.describe(h)
 	return nil
 }
 
+// Write takes data of a file for both digests.
+func (p *packer) Write(b []byte) (int, error) {
+	p.bytes.Write(b)
+	return p.tar.Write(b)
+}
+
 // data copies exactly size bytes, and looks whether there is one more.
-func (p *packer) data(n *overlay.Node, size int64) error {
-	f, err := n.Open()
-	if err != nil {
-		return err
+func (p *packer) data(f *overlay.File, size int64, w io.Writer) error {
+	if size == 0 {
+		return nil
 	}
-	defer f.Close()
 	for rest := size; ; {
 		read, err := f.Read(p.buf)
 		if err == io.EOF && rest == 0 {
@@ -96,9 +108,11 @@ func (p *packer) data(n *overlay.Node, size int64) error {
 			return err
 		}
 		rest -= int64(read)
-		p.bytes.Write(p.buf[:read])
-		if _, err := p.tar.Write(p.buf[:read]); err != nil {
+		if _, err := w.Write(p.buf[:read]); err != nil {
 			return err
+		}
+		if rest == 0 && read < len(p.buf) {
+			return nil // a regular file yields less than asked for at its end alone
 		}
 	}
 }
