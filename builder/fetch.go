@@ -143,39 +143,46 @@ func (c *content) Fetch(ctx context.Context, d oci.Descriptor) (io.ReadCloser, e
 	if !errors.Is(err, oci.ErrNotFound) {
 		return r, err
 	}
-	ref := c.from[string(d.Digest)]
-	if ref == "" {
+	if c.from[string(d.Digest)] == "" {
 		return nil, err
 	}
-	if err := c.fetch(ctx, ref, d); err != nil {
-		return nil, fmt.Errorf("fetch layer %s of %s: %w", d.Digest, ref, err)
+	a := layout.NewArrival()
+	if err := errors.Join(c.bring(ctx, d, a), a.Close()); err != nil {
+		return nil, err
 	}
 	return c.store.blobs.Fetch(ctx, d)
 }
 
-func (c *content) fetch(ctx context.Context, ref string, d oci.Descriptor) error {
-	from, _, err := c.store.remote(ref)
-	if err != nil {
-		return err
+// bring fetches a blob that the store lacks; whoever reads a sees it come.
+func (c *content) bring(ctx context.Context, d oci.Descriptor, a *layout.Arrival) error {
+	ref := c.from[string(d.Digest)]
+	open := func(ctx context.Context) (io.ReadCloser, error) {
+		from, _, err := c.store.remote(ref)
+		if err != nil {
+			return nil, err
+		}
+		r, err := from.Fetch(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		return &countingReader{ReadCloser: r, d: d, on: c.onFetch}, nil
 	}
-	r, err := from.Fetch(ctx, d)
-	if err != nil {
-		return err
+	if err := c.store.blobs.Receive(ctx, d, open, a); err != nil {
+		return fmt.Errorf("fetch layer %s of %s: %w", d.Digest, ref, err)
 	}
-	defer r.Close()
-	return c.store.blobs.Put(ctx, d, &countingReader{r: r, d: d, on: c.onFetch})
+	return nil
 }
 
 // countingReader tells how far a blob has come.
 type countingReader struct {
-	r  io.Reader
+	io.ReadCloser
 	d  oci.Descriptor
 	on func(oci.Descriptor, int64)
 	n  int64
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
+	n, err := c.ReadCloser.Read(p)
 	c.n += int64(n)
 	if c.on != nil {
 		c.on(c.d, c.n)

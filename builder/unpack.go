@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
-	"golang.org/x/sync/errgroup"
 )
 
 // base finds the image that a FROM or a --from names: in the store, else where its
@@ -101,43 +101,24 @@ func (s *Store) unpackImage(ctx context.Context, img *Image, p *progress.Printer
 	return tree, nil
 }
 
-// unpackFrom makes the snapshots of all layers of img but the first done.
+// unpackFrom makes the snapshots of all layers of img but the first done, each while its blob and those of the next are
+// still coming.
 func (s *Store) unpackFrom(ctx context.Context, img *Image, done int, ui *progress.Step) (snapshot.ID, error) {
-	src := s.content(img, fetching(ui))
-	if err := s.prefetch(ctx, src, img.Layers[done:]); err != nil {
+	in, err := s.inflow(ctx, s.content(img, fetching(ui)), img.Layers[done:])
+	if err != nil {
 		return "", err
 	}
 	tree := img.treeOf(done)
-	for ; done < len(img.Layers); done++ {
-		var err error
-		if tree, err = s.unpackLayer(ctx, src, img, done, tree); err != nil {
-			return "", fmt.Errorf("unpack layer %s: %w", img.Layers[done].DiffID, err)
+	for ; err == nil && done < len(img.Layers); done++ {
+		if tree, err = s.unpackLayer(in, img, done, tree); err != nil {
+			err = fmt.Errorf("unpack layer %s: %w", img.Layers[done].DiffID, err)
 		}
 	}
-	return tree, nil
-}
-
-// prefetch brings layers into the store, a few at the same time.
-func (s *Store) prefetch(ctx context.Context, src oci.Source, layers []Layer) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	for _, l := range layers {
-		if l.Blob == nil {
-			continue
-		}
-		g.Go(func() error {
-			r, err := src.Fetch(ctx, *l.Blob)
-			if err != nil {
-				return err
-			}
-			return r.Close()
-		})
-	}
-	return g.Wait()
+	return tree, in.end(err)
 }
 
 // unpackLayer makes the snapshot of layer i of img over tree.
-func (s *Store) unpackLayer(ctx context.Context, src oci.Source, img *Image, i int, tree snapshot.ID) (snapshot.ID, error) {
+func (s *Store) unpackLayer(in *inflow, img *Image, i int, tree snapshot.ID) (snapshot.ID, error) {
 	l := img.Layers[i]
 	if l.Linked && s.trees.Has(l.Tree) {
 		return s.trees.Graft(l.Tree, tree)
@@ -150,29 +131,39 @@ func (s *Store) unpackLayer(ctx context.Context, src oci.Source, img *Image, i i
 		return "", err
 	}
 	defer draft.Discard()
-	r, err := src.Fetch(ctx, *l.Blob)
+	r, err := in.open(*l.Blob)
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
-	plain, _, err := layer.Decompress(oci.Verify(r, *l.Blob))
+	plain, _, err := layer.Decompress(r)
 	if err != nil {
 		return "", err
 	}
-	defer plain.Close()
-	hash := l.DiffID.Algorithm().Hash()
+	if err = unpackPlain(in.ctx, plain, l.DiffID, draft); err != nil {
+		in.cancel(errUnpacked) // Close waits for a read that may wait for the network
+	}
+	if err = cmp.Or(err, plain.Close()); err != nil {
+		return "", err
+	}
+	return draft.Commit(snapshot.ID(identity.ChainID(img.diffIDs()[:i+1]).Encoded()))
+}
+
+// unpackPlain unpacks a plain tar, which must be the one that diffID names.
+func unpackPlain(ctx context.Context, plain io.Reader, diffID digest.Digest, draft *snapshot.Draft) error {
+	hash := diffID.Algorithm().Hash()
 	tar := io.TeeReader(plain, hash)
 	if err := layer.Unpack(ctx, tar, draft.Upper(), draft.Lower()); err != nil {
-		return "", err
+		return err
 	}
 	// What follows the end of the archive is part of the digest too.
 	if _, err := io.Copy(io.Discard, tar); err != nil {
-		return "", err
+		return err
 	}
-	if got := digest.NewDigest(l.DiffID.Algorithm(), hash); got != l.DiffID {
-		return "", fmt.Errorf("%w: the tar has digest %s, the image config says %s", oci.ErrMismatch, got, l.DiffID)
+	if got := digest.NewDigest(diffID.Algorithm(), hash); got != diffID {
+		return fmt.Errorf("%w: the tar has digest %s, the image config says %s", oci.ErrMismatch, got, diffID)
 	}
-	return draft.Commit(snapshot.ID(identity.ChainID(img.diffIDs()[:i+1]).Encoded()))
+	return nil
 }
 
 // packer is layer.Pack or layer.Repack.

@@ -52,16 +52,26 @@ func (l *Layout) Put(ctx context.Context, d oci.Descriptor, r io.Reader) error {
 		return err
 	}
 	_, err := l.ingest(ctx, func(f *os.File) (digest.Digest, error) {
-		n, err := io.Copy(f, untilDone{ctx, oci.Verify(r, d)})
-		if err == nil && n != d.Size {
-			err = fmt.Errorf("%w: %d of %d bytes", oci.ErrMismatch, n, d.Size)
-		}
-		return d.Digest, err
+		return d.Digest, fill(ctx, f, d, r)
 	})
 	if err != nil {
 		return fmt.Errorf("store %s: %w", d.Digest, err)
 	}
 	return nil
+}
+
+// copyBuffer is how much is read and written at once: larger than io.Copy's, to save system calls, and no larger than a
+// core's second cache (1 MiB takes twice the time of 128 KiB to copy a file).
+const copyBuffer = 128 << 10
+
+// fill writes the blob that d names to w, and fails unless r yields exactly that.
+func fill(ctx context.Context, w io.Writer, d oci.Descriptor, r io.Reader) error {
+	// Without ReadFrom and WriteTo, which would take buffers of their own.
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, untilDone{ctx, oci.Verify(r, d)}, make([]byte, min(copyBuffer, d.Size+1)))
+	if err == nil && n != d.Size {
+		err = fmt.Errorf("%w: %d of %d bytes", oci.ErrMismatch, n, d.Size)
+	}
+	return err
 }
 
 // Ingest stores what write writes, under the digest it turns out to have. The
