@@ -117,6 +117,26 @@ func (s *Store) encode(ctx context.Context, src oci.Source, l Layer, e Encoding)
 	return d, s.remember(l.DiffID, e, d)
 }
 
+// encodeAll is encode for all layers, as many at a time as there are processors. What
+// ready does takes none of their turns.
+func (s *Store) encodeAll(ctx context.Context, src oci.Source, layers []Layer, e Encoding, ready onLayer) ([]oci.Descriptor, error) {
+	out := make([]oci.Descriptor, len(layers))
+	turns := make(chan struct{}, runtime.NumCPU())
+	g, ctx := errgroup.WithContext(ctx)
+	for i, l := range layers {
+		g.Go(func() (err error) {
+			turns <- struct{}{}
+			out[i], err = s.encode(ctx, src, l, e)
+			<-turns
+			if err == nil && ready != nil {
+				err = ready(ctx, out[i])
+			}
+			return err
+		})
+	}
+	return out, g.Wait()
+}
+
 // mediaKind is the compression that a layer's media type names.
 func mediaKind(mediaType string) string {
 	switch mediaType {
@@ -178,16 +198,20 @@ func (s *Store) remember(diffID digest.Digest, e Encoding, d oci.Descriptor) err
 	return writeFile(path, b)
 }
 
+// onLayer is told of a layer that can leave the store.
+type onLayer func(context.Context, oci.Descriptor) error
+
 // manifest returns the manifest under which img leaves the store: the one it came
 // with, or one over its layers in an encoding; for several platforms an index of them.
-// All that it names is in src then.
-func (s *Store) manifest(ctx context.Context, src oci.Source, img *Image, o ManifestOptions) (oci.Descriptor, error) {
+// All that it names is in src then. ready, unless it is nil, is called for layers as
+// they are encoded, from several goroutines; its error ends the rest.
+func (s *Store) manifest(ctx context.Context, src oci.Source, img *Image, o ManifestOptions, ready onLayer) (oci.Descriptor, error) {
 	if len(img.Others) == 0 {
-		return s.manifestOf(ctx, src, img, o)
+		return s.manifestOf(ctx, src, img, o, ready)
 	}
 	index := oci.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	for _, one := range img.All() {
-		d, err := s.manifestOf(ctx, src, one, o)
+		d, err := s.manifestOf(ctx, src, one, o, ready)
 		if err != nil {
 			return d, err
 		}
@@ -208,20 +232,12 @@ func (s *Store) putDocument(ctx context.Context, mediaType string, v any) (oci.D
 }
 
 // manifestOf is manifest for one platform.
-func (s *Store) manifestOf(ctx context.Context, src oci.Source, img *Image, o ManifestOptions) (oci.Descriptor, error) {
+func (s *Store) manifestOf(ctx context.Context, src oci.Source, img *Image, o ManifestOptions, ready onLayer) (oci.Descriptor, error) {
 	if img.Manifest != nil && !o.Encoding.Force && len(o.Annotations) == 0 {
 		return *img.Manifest, nil
 	}
-	layers := make([]oci.Descriptor, len(img.Layers))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.NumCPU())
-	for i, l := range img.Layers {
-		g.Go(func() (err error) {
-			layers[i], err = s.encode(gctx, src, l, o.Encoding)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	layers, err := s.encodeAll(ctx, src, img.Layers, o.Encoding, ready)
+	if err != nil {
 		return oci.Descriptor{}, err
 	}
 	config := img.Config

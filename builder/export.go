@@ -83,7 +83,7 @@ func (e *export) stream(ctx context.Context, w io.Writer) error {
 
 func (e *export) manifest(ctx context.Context) (oci.Source, oci.Descriptor, error) {
 	src := e.store.content(e.img, fetching(e.ui))
-	desc, err := e.store.manifest(ctx, src, e.img, e.ManifestOptions)
+	desc, err := e.store.manifest(ctx, src, e.img, e.ManifestOptions, nil)
 	return src, desc, err
 }
 

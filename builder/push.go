@@ -80,7 +80,7 @@ func (p *Push) Finish(ctx context.Context, img *Image) (oci.Descriptor, error) {
 	for _, pl := range p.places {
 		pl.start()
 	}
-	desc, err := p.store.manifest(ctx, src, img, p.o)
+	desc, err := p.store.manifest(ctx, src, img, p.o, p.layers(src))
 	if err == nil {
 		err = p.send(ctx, src, desc)
 	}
@@ -89,6 +89,25 @@ func (p *Push) Finish(ctx context.Context, img *Image) (oci.Descriptor, error) {
 		return desc, err
 	}
 	return desc, p.store.nameInLayout(ctx, img, desc)
+}
+
+// layers sends each layer that it is told of, so that the next is compressed meanwhile.
+func (p *Push) layers(src oci.Source) onLayer {
+	turns := make(chan struct{}, sendsAtOnce)
+	return func(ctx context.Context, d oci.Descriptor) error {
+		select {
+		case turns <- struct{}{}:
+			defer func() { <-turns }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		for _, pl := range p.places {
+			if err := pl.copy(ctx, src, d); err != nil {
+				return fmt.Errorf("push %s: %w", pl.refs[0], err)
+			}
+		}
+		return nil
+	}
 }
 
 // fetched draws what comes from elsewhere to be sent on.

@@ -108,7 +108,7 @@ func (s *Store) Save(ctx context.Context, w io.Writer, kind archive.Kind, refs [
 			return err
 		}
 		src := s.content(img, nil)
-		desc, err := s.manifest(ctx, src, img, o)
+		desc, err := s.manifest(ctx, src, img, o, nil)
 		if err != nil {
 			return err
 		}
