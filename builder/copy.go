@@ -70,6 +70,7 @@ type selection struct {
 	*copier.Listing
 	owner *copier.Owner // of everything copied; nil when there is no --chown
 	draft *snapshot.Draft
+	late  *copier.Late // the files whose data packing copies; nil before the copy
 }
 
 // list selects the files of a COPY, once.
@@ -171,5 +172,32 @@ func (b *build) copy(ctx context.Context, s *plan.Step, op *plan.Copy, draft *sn
 		}
 		*sel.owner = copier.Owner{UID: u.UID, GID: u.GID}
 	}
-	return sel.Copy(ctx, draft.Upper(), draft.Lower())
+	sel.late, err = sel.CopyLate(ctx, draft.Upper(), draft.Lower())
+	return err
+}
+
+// packLate packs the change of a COPY that left data of large files to be copied: their
+// bytes are hashed on the way, and read once. It is nil when there are none.
+func (b *build) packLate(ctx context.Context, s *plan.Step, draft *snapshot.Draft) (*layer.Packed, error) {
+	b.selectedMu.Lock()
+	sel := b.selected[s.Index]
+	b.selectedMu.Unlock()
+	if sel == nil || sel.late == nil {
+		return nil, nil
+	}
+	defer sel.late.Close()
+	if sel.late.Len() == 0 {
+		return nil, nil
+	}
+	epoch, err := parseEpoch(b.epoch)
+	if err != nil {
+		return nil, err
+	}
+	t := layer.Times{Epoch: epoch, Since: draft.Began(), All: copied(s.Op)}
+	packed, err := layer.PackFrom(ctx, io.Discard, draft.Upper(), draft.Lower(), t,
+		func(path string) (io.ReadCloser, *copier.Content, error) { return sel.late.Open(path) })
+	if n := sel.late.Len(); err == nil && n > 0 {
+		err = fmt.Errorf("%d of the files copied were not packed", n)
+	}
+	return &packed, err
 }

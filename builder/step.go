@@ -90,10 +90,14 @@ func (b *build) step(ctx context.Context, s *plan.Step) error {
 	if err := b.do(ctx, s, draft, ui); err != nil {
 		return err
 	}
+	packed, err := b.packLate(ctx, s, draft)
+	if err != nil {
+		return err
+	}
 	if res.tree, err = draft.Commit(""); err != nil {
 		return err
 	}
-	b.packs.Go(res, func(ctx context.Context) error { return b.pack(ctx, s, in) })
+	b.packs.Go(res, func(ctx context.Context) error { return b.pack(ctx, s, in, packed) })
 	ui.Done("")
 	return nil
 }
@@ -182,14 +186,18 @@ func (b *build) reuse(s *plan.Step, rec *cache.Record) {
 	})
 }
 
-// pack turns what the step changed into a layer and records the result under its
-// key, last of all.
-func (b *build) pack(ctx context.Context, s *plan.Step, in *cache.Inputs) error {
+// pack turns what the step changed into a layer, unless it is packed already, and
+// records the result under its key, last of all.
+func (b *build) pack(ctx context.Context, s *plan.Step, in *cache.Inputs, early *layer.Packed) error {
 	res := b.results[s.Index]
-	packed, err := b.packTree(ctx, s, res.tree, io.Discard)
-	if err != nil {
-		return err
+	if early == nil {
+		packed, err := b.packTree(ctx, s, res.tree, io.Discard)
+		if err != nil {
+			return err
+		}
+		early = &packed
 	}
+	packed := *early
 	if err := b.below(ctx, s, in); err != nil {
 		return err
 	}

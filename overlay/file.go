@@ -11,8 +11,9 @@ import (
 // File is a regular file of a tree, open for reading. It costs what the system calls cost and nothing more: an os.File
 // tries to be polled and takes three for that.
 type File struct {
-	fd int
-	n  *Node
+	fd   int
+	n    *Node
+	left int64 // what Read has not yielded of the size that the file had when it was opened
 }
 
 // OpenFile is Open for those who read many files once from their beginning. The caller closes the File.
@@ -29,10 +30,10 @@ func (n *Node) OpenFile() (*File, error) {
 		unix.Close(fd)
 		return nil, &fs.PathError{Op: "open", Path: n.Host(), Err: fmt.Errorf("no longer a regular file")}
 	}
-	return &File{fd, n}, nil
+	return &File{fd, n, st.Size}, nil
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. It tells the end with the last bytes, which saves asking again.
 func (f *File) Read(p []byte) (int, error) {
 	for {
 		n, err := unix.Read(f.fd, p)
@@ -41,8 +42,10 @@ func (f *File) Read(p []byte) (int, error) {
 			continue
 		case err != nil:
 			return 0, &fs.PathError{Op: "read", Path: f.n.Host(), Err: err}
-		case n == 0 && len(p) > 0:
-			return 0, io.EOF
+		}
+		f.left -= int64(n)
+		if n < len(p) && (n == 0 || f.left <= 0) {
+			return n, io.EOF
 		}
 		return n, nil
 	}

@@ -109,6 +109,9 @@ func fileClock() time.Time {
 // Lower is the stack that the draft rests on.
 func (d *Draft) Lower() overlay.Stack { return d.lower }
 
+// Began is the time before which nothing in the draft was written.
+func (d *Draft) Began() time.Time { return d.meta.Began }
+
 // Upper is the directory to fill, in the form of an overlayfs layer.
 func (d *Draft) Upper() string { return filepath.Join(d.dir, "fs") }
 

@@ -104,6 +104,7 @@ type entry struct {
 	data []byte        // content of an inline file
 	link string        // target of a symbolic link
 	kids []*entry      // of a directory, sorted by name
+	sum  *Content      // of a large regular file without attributes, when it was digested
 
 	hollow bool // a directory that is not selected itself: nothing without kids
 	way    bool // a directory that only leads to what Parents or Exclude selected: if the tree has it, it keeps its owner

@@ -21,9 +21,14 @@ func (l *Listing) Copy(ctx context.Context, upper string, lower overlay.Stack) e
 		return err
 	}
 	defer unix.Close(t.root)
+	return t.copy(ctx)
+}
+
+// copy writes everything, archives in their place.
+func (t *target) copy(ctx context.Context) error {
 	var pending []*entry
-	for _, e := range l.matches {
-		archive, err := l.isArchive(e)
+	for _, e := range t.matches {
+		archive, err := t.isArchive(e)
 		if err != nil {
 			return err
 		}
@@ -49,6 +54,7 @@ type target struct {
 	upper string
 	lower overlay.Stack // what the copy may see below upper: nothing with Link
 	tree  overlay.Stack // upper and lower: what the tree shows
+	late  *Late         // nil when all data is copied at once
 }
 
 func openTarget(upper string, lower overlay.Stack, l *Listing) (*target, error) {

@@ -186,6 +186,10 @@ func (l *Listing) appendFile(b []byte, f listed, from *opener) ([]byte, error) {
 	}
 	if f.node.IsRegular() {
 		content, err := f.remembered(from)
+		if st.Size >= lateFrom && err == nil && !mayHaveXattrs(f.node.Host()) {
+			sum := content
+			f.sum = &sum
+		}
 		return append(b, content[:]...), err
 	}
 	b, err := f.appendXattrs(b)

@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// file writes one entry that is no directory into d.
-func (w *writer) file(from *opener, d *dir, e *entry) error {
+// file writes one entry that is no directory into d, a regular file without its data if that comes late.
+func (w *writer) file(from *opener, d *dir, e *entry, late bool) error {
 	var err error
 	switch {
 	case e.node == nil:
 		err = w.inline(d, e)
 	case e.node.IsRegular():
-		err = w.regular(from, d, e)
+		err = w.regular(from, d, e, late)
 	case e.node.IsLink():
 		err = w.symlink(d, e)
 	default:
@@ -31,7 +31,7 @@ func (w *writer) file(from *opener, d *dir, e *entry) error {
 func (w *writer) twin(from *opener, d *dir, e *entry, t *twin) error {
 	if t.path == "" {
 		t.path = join(d.path, e.name)
-		return w.file(from, d, e)
+		return w.file(from, d, e, false)
 	}
 	err := claim(d, e.name, func() error { return unix.Linkat(w.root, t.path, d.fd, e.name, 0) })
 	if err != nil {
@@ -61,7 +61,7 @@ func (w *writer) inline(d *dir, e *entry) error {
 	return w.attributes(fd, e)
 }
 
-func (w *writer) regular(from *opener, d *dir, e *entry) error {
+func (w *writer) regular(from *opener, d *dir, e *entry, late bool) error {
 	src, err := from.open(e)
 	if err != nil {
 		return err
@@ -72,7 +72,12 @@ func (w *writer) regular(from *opener, d *dir, e *entry) error {
 		return err
 	}
 	defer unix.Close(dst)
-	if err := copyData(dst, src, &e.node.Stat); err != nil {
+	if late {
+		err = w.leave(dst, src, join(d.path, e.name), e)
+	} else {
+		err = copyData(dst, src, &e.node.Stat)
+	}
+	if err != nil {
 		return err
 	}
 	if err := e.unchanged(src); err != nil {

@@ -169,7 +169,7 @@ func (w *writer) put(from *opener, d *dir, e *entry) error {
 	if t := w.twins[e]; t != nil {
 		return w.twin(from, d, e, t)
 	}
-	return w.file(from, d, e)
+	return w.file(from, d, e, w.comesLate(e, old))
 }
 
 func (d *dir) child(name string) (*overlay.Node, error) {

@@ -74,6 +74,9 @@ func Write(ctx context.Context, w io.Writer, kind Kind, src oci.Source, entries 
 	return nil
 }
 
+// copyBuffer is how much of a blob is read and written at once.
+const copyBuffer = 128 << 10
+
 // target is a tar being written; oci.Copy fills it.
 type target struct {
 	tw   *tar.Writer
@@ -108,7 +111,8 @@ func (t *target) file(name string, size int64, r io.Reader) error {
 	if err := t.header(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size}); err != nil {
 		return err
 	}
-	_, err := io.Copy(t.tw, r)
+	// Without ReadFrom, which copies by 32 KiB.
+	_, err := io.CopyBuffer(struct{ io.Writer }{t.tw}, r, make([]byte, min(copyBuffer, size+1)))
 	return err
 }
 

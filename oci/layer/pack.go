@@ -3,6 +3,8 @@ package layer
 import (
 	"archive/tar"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -75,6 +77,18 @@ func Pack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t
 	return p.finish(err)
 }
 
+// From says where to read the data of a regular file of upper instead of there, and its digest, the sha256 of a zero byte
+// and the data, if it is known. The reader is nil for a file that has its data.
+type From func(path string) (r io.ReadCloser, sum *[sha256.Size]byte, err error)
+
+// PackFrom is Pack of a directory of which some files have all but their data.
+func PackFrom(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t Times, from From) (Packed, error) {
+	p := newPacker(ctx, w, t)
+	p.from = from
+	err := overlay.Changes(ctx, upper, lower, p.change)
+	return p.finish(err)
+}
+
 // Repack is Pack for a change whose Content is known: it is left out, so that each byte is hashed once.
 func Repack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t Times) (Packed, error) {
 	p := newPacker(ctx, w, t)
@@ -134,7 +148,7 @@ func (p *packer) change(c overlay.Change) error {
 }
 
 func (p *packer) marker(name string) error {
-	return p.entry(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: p.times.marker()}, nil)
+	return p.entry(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: p.times.marker()}, data{})
 }
 
 // file writes the entry of one file.
@@ -155,7 +169,7 @@ func (p *packer) open(name string, n *overlay.Node) error {
 		if err != nil {
 			return err
 		}
-		return p.entry(h, nil)
+		return p.entry(h, data{})
 	}
 	f, err := n.OpenFile()
 	if err != nil {
@@ -166,7 +180,20 @@ func (p *packer) open(name string, n *overlay.Node) error {
 	if err != nil {
 		return err
 	}
-	return p.entry(h, f)
+	if h.Size == 0 {
+		return p.entry(h, data{})
+	}
+	if p.from == nil {
+		return p.entry(h, data{Reader: f})
+	}
+	r, sum, err := p.from(name)
+	if err != nil {
+		return err
+	}
+	if r == nil {
+		return p.entry(h, data{Reader: f})
+	}
+	return errors.Join(p.entry(h, data{r, sum}), r.Close())
 }
 
 // header describes a file as a tar entry. xattrs is asked only when it counts.

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -258,5 +259,34 @@ func TestRepack(t *testing.T) {
 	}
 	if first.Content = ""; again != first {
 		t.Errorf("packed again as %v, at first as %v", again, first)
+	}
+}
+
+// TestPackFrom reads a file's data elsewhere, and its digest nowhere.
+func TestPackFrom(t *testing.T) {
+	whole, hollow := t.TempDir(), t.TempDir()
+	text, at := string(sample()), time.Unix(1e9, 5)
+	for dir, data := range map[string]string{whole: text, hollow: strings.Repeat("\x00", len(text))} {
+		write(t, dir+"/d/large", data, at)
+		write(t, dir+"/d/small", "small", at)
+		if err := os.Chtimes(dir+"/d", at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := Pack(t.Context(), io.Discard, whole, nil, Times{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte("\x00" + text))
+	for _, known := range []*[sha256.Size]byte{nil, &sum} {
+		got, err := PackFrom(t.Context(), io.Discard, hollow, nil, Times{}, func(p string) (io.ReadCloser, *[sha256.Size]byte, error) {
+			if p != "d/large" {
+				return nil, nil, nil
+			}
+			return io.NopCloser(strings.NewReader(text)), known, nil
+		})
+		if err != nil || got != want {
+			t.Errorf("packed as %v, %v; want %v", got, err, want)
+		}
 	}
 }

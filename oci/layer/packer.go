@@ -12,8 +12,6 @@ import (
 	"slices"
 
 	digest "github.com/opencontainers/go-digest"
-
-	"builder/overlay"
 )
 
 // fileID is what the names of one file have in common.
@@ -29,6 +27,8 @@ type packer struct {
 	bytes   hash.Hash // of one file
 	links   map[fileID]string
 	buf     []byte // file data
+	sum     [sha256.Size]byte
+	from    From // may be nil
 	scratch []byte
 }
 
@@ -66,19 +66,30 @@ func (p *packer) contentDigest() digest.Digest {
 	return digest.NewDigest(digest.SHA256, p.content)
 }
 
-// entry writes one header and, for a regular file, its data, which f yields; it is nil where there is none.
-func (p *packer) entry(h *tar.Header, f *overlay.File) error {
+// data is where the bytes of a regular file are read. sum is their digest as describe has it, when it is known.
+type data struct {
+	io.Reader
+	sum *[sha256.Size]byte
+}
+
+// entry writes one header and, for a regular file, its data.
+func (p *packer) entry(h *tar.Header, d data) error {
 	if err := p.tar.WriteHeader(h); err != nil {
 		return err
 	}
-	if p.content == nil {
-		return p.data(f, h.Size, p.tar)
-	}
-	p.bytes.Reset()
-	if err := p.data(f, h.Size, p); err != nil {
+	if p.content == nil || d.sum != nil {
+		err := p.copy(p.tar, d, h.Size)
+		if err == nil && p.content != nil {
+			p.describe(h, d.sum[:])
+		}
 		return err
 	}
-	p.describe(h)
+	p.bytes.Reset()
+	p.bytes.Write([]byte{0})
+	if err := p.copy(p, d, h.Size); err != nil {
+		return err
+	}
+	p.describe(h, p.bytes.Sum(p.sum[:0]))
 	return nil
 }
 
@@ -88,18 +99,19 @@ func (p *packer) Write(b []byte) (int, error) {
 	return p.tar.Write(b)
 }
 
-// data copies exactly size bytes, and looks whether there is one more.
-func (p *packer) data(f *overlay.File, size int64, w io.Writer) error {
-	if size == 0 {
-		return nil
-	}
-	for rest := size; ; {
-		read, err := f.Read(p.buf)
-		if err == io.EOF && rest == 0 {
-			return nil
-		}
-		if err == io.EOF || int64(read) > rest {
+// copy copies exactly size bytes, and looks whether there is one more.
+func (p *packer) copy(w io.Writer, d data, size int64) error {
+	for rest := size; d.Reader != nil; {
+		read, err := d.Read(p.buf)
+		rest -= int64(read)
+		if rest < 0 || err == io.EOF && rest > 0 {
 			return fmt.Errorf("size changed while the file was read: it was %d bytes", size)
+		}
+		if _, err := w.Write(p.buf[:read]); err != nil {
+			return err
+		}
+		if err == io.EOF {
+			return nil
 		}
 		if err == nil {
 			err = p.ctx.Err()
@@ -107,19 +119,14 @@ func (p *packer) data(f *overlay.File, size int64, w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		rest -= int64(read)
-		if _, err := w.Write(p.buf[:read]); err != nil {
-			return err
-		}
-		if rest == 0 && read < len(p.buf) {
-			return nil // a regular file yields less than asked for at its end alone
-		}
 	}
+	return nil
 }
 
 // describe adds an entry to the content digest: every field with its length before it, so that no two lists of entries
-// read the same.
-func (p *packer) describe(h *tar.Header) {
+// read the same. sum is the sha256 of a zero byte and the file's data: what package copier remembers of a file without
+// attributes, whose data then need not be hashed once more.
+func (p *packer) describe(h *tar.Header, sum []byte) {
 	b := append(p.scratch[:0], h.Typeflag)
 	for _, v := range []int64{h.Mode, int64(h.Uid), int64(h.Gid), h.Size, h.Devmajor, h.Devminor} {
 		b = binary.AppendUvarint(b, uint64(v))
@@ -131,7 +138,7 @@ func (p *packer) describe(h *tar.Header) {
 		b = appendString(b, key)
 		b = appendString(b, h.PAXRecords[key])
 	}
-	p.scratch = p.bytes.Sum(b)
+	p.scratch = append(b, sum...)
 	p.content.Write(p.scratch)
 }
 
