@@ -95,18 +95,10 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 	}
 	b := &build{store: s, o: o}
 	defer b.close()
-	if err := b.open(ctx); err != nil {
-		return nil, err
-	}
-	if err := b.plan(ctx); err != nil {
-		return nil, err
-	}
-	if err := b.run(ctx); err != nil {
-		return nil, err
-	}
-	img, err := b.images(ctx)
+	b.watch()
+	img, err := b.make(ctx)
 	if err != nil {
-		return nil, err
+		return nil, b.leaks.masked(err)
 	}
 	if err := s.record(ctx, img, names); err != nil {
 		return nil, err
@@ -115,6 +107,21 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 		Image: img, Steps: len(b.steps), Ran: int(b.ran.Load()),
 		Took: time.Since(start), Warnings: b.warnings(),
 	}, nil
+}
+
+// make does all of a build but for the image's names.
+func (b *build) make(ctx context.Context) (*Image, error) {
+	if err := b.open(ctx); err != nil {
+		return nil, err
+	}
+	b.file.Mask = b.leaks.masker.Mask
+	if err := b.plan(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.run(ctx); err != nil {
+		return nil, errors.Join(err, b.dropLeaks())
+	}
+	return b.images(ctx)
 }
 
 // images puts together the image of each platform; the first holds the others.
@@ -269,6 +276,9 @@ func (b *build) plan(ctx context.Context) error {
 		}
 		g, err := plan.New(b.file, o, known)
 		if err != nil {
+			return err
+		}
+		if err := b.leaks.inConfig(&g.Image); err != nil {
 			return err
 		}
 		b.graphs = append(b.graphs, g)

@@ -172,6 +172,9 @@ func (b *build) copy(ctx context.Context, s *plan.Step, op *plan.Copy, draft *sn
 		}
 		*sel.owner = copier.Owner{UID: u.UID, GID: u.GID}
 	}
+	if !b.leaks.idle() { // packing has to look for secrets, in a tree that is whole
+		return sel.Copy(ctx, draft.Upper(), draft.Lower())
+	}
 	sel.late, err = sel.CopyLate(ctx, draft.Upper(), draft.Lower())
 	return err
 }

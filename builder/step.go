@@ -48,6 +48,7 @@ type build struct {
 	fetched    map[int]*fetched   // by step index: what came from outside
 
 	packs *packs
+	leaks leaks
 }
 
 // start makes what each step of the graph needs.
@@ -56,7 +57,7 @@ func (b *build) start() {
 	b.slots = b.slotsOf(b.steps)
 	for _, s := range b.steps {
 		b.results = append(b.results, newResult())
-		b.ui = append(b.ui, b.o.Progress.Step(s.Name))
+		b.ui = append(b.ui, b.o.Progress.Step(b.leaks.masker.Mask(s.Name)))
 	}
 }
 
@@ -72,6 +73,9 @@ func (b *build) step(ctx context.Context, s *plan.Step) error {
 	}
 	in, err := b.key(ctx, s)
 	if err != nil {
+		return err
+	}
+	if err := b.leaks.inInputs(in); err != nil {
 		return err
 	}
 	if rec, err := b.lookup(ctx, s, in); err != nil {
@@ -175,7 +179,7 @@ func (b *build) reuse(s *plan.Step, rec *cache.Record) {
 		return
 	}
 	b.packs.Go(res, func(ctx context.Context) error {
-		packed, err := b.packTree(ctx, s, rec.Tree, io.Discard)
+		packed, err := b.packTree(ctx, s, rec.Tree)
 		if err != nil {
 			return err
 		}
@@ -191,7 +195,10 @@ func (b *build) reuse(s *plan.Step, rec *cache.Record) {
 func (b *build) pack(ctx context.Context, s *plan.Step, in *cache.Inputs, early *layer.Packed) error {
 	res := b.results[s.Index]
 	if early == nil {
-		packed, err := b.packTree(ctx, s, res.tree, io.Discard)
+		packed, err := b.packTree(ctx, s, res.tree)
+		if errors.As(err, new(*leakError)) {
+			b.leaks.kept(res.tree)
+		}
 		if err != nil {
 			return err
 		}
@@ -241,14 +248,23 @@ func (b *build) same(s *plan.Step, rec *cache.Record) *cache.Record {
 	return &same
 }
 
-// packTree packs the change that a snapshot holds, with the step's rule for times.
-func (b *build) packTree(ctx context.Context, s *plan.Step, id snapshot.ID, w io.Writer) (layer.Packed, error) {
+// packTree packs the change that a snapshot holds, with the step's rule for times. A
+// secret in it is an error.
+func (b *build) packTree(ctx context.Context, s *plan.Step, id snapshot.ID) (packed layer.Packed, err error) {
 	release, err := b.packs.slot(ctx)
 	if err != nil {
-		return layer.Packed{}, err
+		return packed, err
 	}
 	defer release()
-	return b.store.pack(ctx, Layer{Tree: id, Epoch: b.epoch, Copied: copied(s.Op), Linked: linked(s.Op)}, w, layer.Pack)
+	l := Layer{Tree: id, Epoch: b.epoch, Copied: copied(s.Op), Linked: linked(s.Op)}
+	err = b.packWatched(ctx, l, func(w io.Writer) (err error) {
+		packed, err = b.store.pack(ctx, l, w, layer.Pack)
+		return err
+	})
+	if errors.As(err, new(*leakError)) {
+		err = b.file.At(s.Range, err)
+	}
+	return packed, err
 }
 
 // copied reports whether every file of a step's change came by COPY, whose sources'

@@ -27,6 +27,9 @@ type File struct {
 	EscapeToken rune
 	Warnings    []Warning // what the lint rules say, in the order in which they were found
 
+	// Mask hides in a line what errors must not show of it; nil hides nothing.
+	Mask func(line string) string
+
 	lint *linter.Linter
 }
 
@@ -40,11 +43,16 @@ func Parse(name string, source []byte) (*File, error) {
 
 // Clone parses the source of f again, so that whoever expands variables has instructions of his own to
 // rewrite. With check not nil its text takes the place of the file's `# check=` directive.
-func (f *File) Clone(check *string) (*File, error) {
+func (f *File) Clone(check *string) (clone *File, err error) {
 	if check == nil {
-		return Parse(f.Name, f.Source)
+		clone, err = Parse(f.Name, f.Source)
+	} else {
+		clone, err = parse(f.Name, f.Source, *check)
 	}
-	return parse(f.Name, f.Source, *check)
+	if err == nil {
+		clone.Mask = f.Mask
+	}
+	return clone, err
 }
 
 func parse(name string, source []byte, check string) (*File, error) {

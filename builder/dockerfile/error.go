@@ -163,6 +163,11 @@ func (f *File) lines() [][]byte {
 	if last := len(lines) - 1; len(lines[last]) == 0 {
 		lines = lines[:last]
 	}
+	if f.Mask != nil {
+		for i, line := range lines {
+			lines[i] = []byte(f.Mask(string(line)))
+		}
+	}
 	return lines
 }
 

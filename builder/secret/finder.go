@@ -6,8 +6,9 @@ import (
 	"slices"
 )
 
-// Finder looks for values in a stream that is written to it. Only whole values are looked for, without the white space
-// around them, since lines of one may be anybody's; values of less than 4 bytes are not.
+// Finder looks for values in a stream that is written to it: as they are, as a JSON string has them, and in base64,
+// whatever stands before and after them there. Only whole values are looked for, without the white space around them,
+// since lines of one may be anybody's; values of less than 4 bytes are not.
 type Finder struct{ search hidden[search] }
 
 type search struct {
@@ -27,9 +28,9 @@ func (s Secrets) Finder() *Finder { return NewFinder(s.values()) }
 func NewFinder(values map[string][]byte) *Finder {
 	s := &search{}
 	for id, value := range values {
-		if value = bytes.TrimSpace(value); len(value) >= minLength {
-			s.wanted = append(s.wanted, pattern{bytes.Clone(value), []byte(id)})
-			s.overlap = max(s.overlap, len(value)-1)
+		for _, form := range forms(bytes.TrimSpace(value)) {
+			s.wanted = append(s.wanted, pattern{form, []byte(id)})
+			s.overlap = max(s.overlap, len(form)-1)
 		}
 	}
 	return &Finder{hide(s)}
@@ -66,7 +67,7 @@ func (f *Finder) Found() []string {
 	s := f.search()
 	s.look()
 	slices.Sort(s.found)
-	return slices.Clone(s.found)
+	return slices.Compact(slices.Clone(s.found))
 }
 
 // Find reads r to its end and returns the ids of the secrets whose values it has, sorted.

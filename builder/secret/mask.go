@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -66,6 +67,18 @@ func (t *table) add(known map[string]bool, text, shown []byte) {
 
 // bucket is a 16 bit hash (Fibonacci hashing, Knuth 6.4).
 func bucket(start uint32) uint32 { return start * 2654435769 >> 16 }
+
+// Mask returns text with values hidden, as a Writer would.
+func (m *Masker) Mask(text string) string {
+	if len(m.table().byStart) == 0 {
+		return text
+	}
+	var b strings.Builder
+	w := m.Writer(&b)
+	w.Write([]byte(text))
+	w.Flush()
+	return b.String()
+}
 
 // Writer returns a writer that writes to w what it is given, values hidden. What may be the beginning of a value is held
 // back until more is known; Flush has to be called at the end. A value that is divided between two Writers is not found.

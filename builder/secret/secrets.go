@@ -39,6 +39,13 @@ func (s Secrets) Get(id string) ([]byte, bool) {
 	return slices.Clone(value), ok
 }
 
+// Without returns the secrets but for those of the ids.
+func (s Secrets) Without(ids ...string) Secrets {
+	rest := maps.Clone(s.values())
+	maps.DeleteFunc(rest, func(id string, _ []byte) bool { return slices.Contains(ids, id) })
+	return Secrets{hide(&rest)}
+}
+
 // IDs returns the ids, sorted.
 func (s Secrets) IDs() []string { return slices.Sorted(maps.Keys(s.values())) }
 

@@ -63,7 +63,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.BoolVar(&f.check, "check", false, "check the Dockerfile instead of building it; short for --call=check")
 	fl.StringVar(&f.call, "call", "build", "`question`: check, outline or targets tell of the Dockerfile instead of building it; ,format=json for programs")
 	fl.StringVar(&f.network, "network", "default", "`network` of RUN: default, none or host")
-	fl.StringSliceVar(&f.allow, "allow", nil, "grant an `entitlement`: network.host, security.insecure or device[=NAME]")
+	fl.StringSliceVar(&f.allow, "allow", nil, "grant an `entitlement`: network.host, security.insecure, device[=NAME] or secret.in-image[=ID]")
 	fl.StringArrayVar(&f.deviceDirs, "cdi-spec-dir", nil, "`directory` with the CDI specifications that RUN --device finds devices in (default /etc/cdi and /var/run/cdi)")
 	fl.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
 	fl.StringVar(&f.metadataFile, "metadata-file", "", "write what was made to this `file`, as JSON")
