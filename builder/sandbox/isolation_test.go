@@ -266,6 +266,19 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// TestSecretFile: what is mounted read-only from memory is never swapped out and cannot be made larger.
+func TestSecretFile(t *testing.T) {
+	b := newBox(t, busybox(t))
+	b.Mounts = []Mount{{Kind: FileMount, Target: "/run/secrets/s", Data: []byte("s"), Mode: 0o600, ReadOnly: true}}
+	out := b.sh("cat /run/secrets/s; grep /run/secrets/s /proc/mounts; (echo x >> /run/secrets/s) 2>&1; true")
+	if !strings.HasPrefix(out, "sramfs /run/secrets/s ramfs ro,nosuid,nodev") || !strings.Contains(out, "Read-only file system") {
+		t.Errorf("%s", out)
+	}
+	if string(b.Mounts[0].Data) != "s" {
+		t.Error("the caller's value was touched")
+	}
+}
+
 func TestManyMountsAndLargeEnvironment(t *testing.T) {
 	b := newBox(t, busybox(t))
 	for i := range 500 {

@@ -251,6 +251,9 @@ func checkTarget(at string) error {
 // mountOps turn the caller's mounts into ops.
 func (r *run) mountOps() ([]child.Op, error) {
 	var ops []child.Op
+	if slices.ContainsFunc(r.spec.Mounts, Mount.locked) {
+		ops = append(ops, child.Locked{})
+	}
 	for i, m := range r.spec.Mounts {
 		more, err := r.mountOp(m, strconv.Itoa(i))
 		if err != nil {
@@ -285,11 +288,17 @@ func (r *run) mountOp(m Mount, id string) ([]child.Op, error) {
 	case FileMount:
 		r.hidden += uint64(len(m.Data))
 		file := child.File{Name: "mount-" + id, Data: m.Data, Mode: m.Mode & 0o7777, UID: m.UID, GID: m.GID}
+		if m.locked() {
+			file.Name = path.Join(child.LockedDir, file.Name)
+		}
 		bind.From, bind.Path, bind.Recursive = "", file.Name, false
 		return []child.Op{file, bind}, nil
 	}
 	return []child.Op{bind}, nil
 }
+
+// locked tells whether a mount is a file that is kept out of swap.
+func (m Mount) locked() bool { return m.Kind == FileMount && m.ReadOnly }
 
 func (m Mount) tmpfsOptions() []string {
 	mode := m.Mode & 0o7777

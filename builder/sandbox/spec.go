@@ -119,7 +119,8 @@ const (
 	TreeMount
 	// TmpfsMount is an empty file system in memory.
 	TmpfsMount
-	// FileMount is a file of its own with given content, in memory. Writing to it changes nothing elsewhere.
+	// FileMount is a file of its own with given content, in memory. Writing to it changes nothing elsewhere. If it is
+	// read-only, the kernel never swaps it out.
 	FileMount
 )
 

@@ -159,6 +159,8 @@ func (s *state) do(op Op) error {
 		return wrap("mount /"+op.Target, s.mount(op))
 	case Bind:
 		return wrap("mount /"+op.Target, s.bind(op))
+	case Locked:
+		return wrap("make locked directory", s.locked())
 	case File:
 		return wrap("write "+op.Name, s.file(op))
 	case Device:

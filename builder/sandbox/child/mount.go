@@ -213,6 +213,19 @@ func (s *state) makeTarget(name string, make Make) (int, error) {
 	return dir, nil
 }
 
+// locked falls back to the hidden tmpfs itself where there is no ramfs.
+func (s *state) locked() error {
+	if err := unix.Mkdirat(s.private, LockedDir, 0o755); err != nil {
+		return err
+	}
+	fs, err := newFS("ramfs", quietAttr, []string{"mode=0755"})
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fs)
+	return unix.MoveMount(fs, "", s.private, LockedDir, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
 // file writes a file into the hidden tmpfs.
 func (s *state) file(op File) error {
 	fd, err := unix.Openat(s.private, op.Name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
@@ -220,7 +233,9 @@ func (s *state) file(op File) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := writeAll(fd, op.Data); err != nil {
+	err = writeAll(fd, op.Data)
+	clear(op.Data) // a secret perhaps, and this process can be swapped out
+	if err != nil {
 		return err
 	}
 	if err := unix.Fchown(fd, int(op.UID), int(op.GID)); err != nil {

@@ -83,7 +83,14 @@ const (
 	MakeDir
 )
 
-// File writes a file into the hidden tmpfs.
+// LockedDir is the directory of the hidden tmpfs that Locked makes.
+const LockedDir = "locked"
+
+// Locked makes a directory in the hidden tmpfs for files that must never be written to a disk: a ramfs, which the kernel
+// does not swap out. Nothing bounds its size, so what lies there has to be mounted read-only.
+type Locked struct{}
+
+// File writes a file into the hidden tmpfs. Nothing of Data stays in the memory of the process.
 type File struct {
 	Name     string
 	Data     []byte
@@ -162,7 +169,7 @@ type Exec struct {
 // kinds are all ops; an op's place here stands for its type on the wire.
 var kinds = []Op{
 	Private{}, CgroupNS{}, Keyring{}, Loopback{}, Tun{}, MountTree{}, Mount{}, Bind{}, File{}, Device{}, Node{}, Mkdir{}, Symlink{},
-	Mask{}, ReadOnly{}, Terminal{}, Hostname{}, Pivot{}, Chdir{}, Seccomp{}, Caps{}, Exec{},
+	Mask{}, ReadOnly{}, Terminal{}, Hostname{}, Pivot{}, Chdir{}, Seccomp{}, Caps{}, Exec{}, Locked{},
 }
 
 func (Private) op()   {}
@@ -187,3 +194,4 @@ func (Chdir) op()     {}
 func (Seccomp) op()   {}
 func (Caps) op()      {}
 func (Exec) op()      {}
+func (Locked) op()    {}
