@@ -114,11 +114,11 @@ const (
 	rdonly = unix.MOUNT_ATTR_RDONLY
 )
 
-// masked and readOnly are Docker's lists.
+// masked and readOnly are Docker's lists, and what tells where the kernel lies in memory.
 var (
 	masked = []string{
 		"proc/acpi", "proc/asound", "proc/interrupts", "proc/kcore", "proc/keys", "proc/latency_stats", "proc/sched_debug",
-		"proc/scsi", "proc/timer_list", "proc/timer_stats", "sys/devices/virtual/powercap", "sys/firmware",
+		"proc/scsi", "proc/timer_list", "proc/timer_stats", "sys/devices/virtual/powercap", "sys/firmware", "sys/kernel/vmcoreinfo",
 	}
 	readOnly = []string{"proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"}
 )

@@ -96,7 +96,7 @@ func TestRootlessSingleID(t *testing.T) {
 	c := asUser(t, singleID, "0:0", "id; grep -e Cap -e Secc /proc/self/status; touch /made; ls -ln /made /dev/null; echo >/dev/null; cat /proc/mounts | grep -c .")
 	out, err := c.CombinedOutput()
 	t.Logf("%s", out)
-	if err != nil || !strings.Contains(string(out), "uid=0") || !strings.Contains(string(out), "CapEff:\t00000000a80425fb") {
+	if err != nil || !strings.Contains(string(out), "uid=0") || !strings.Contains(string(out), "CapEff:\t00000000800405fb") {
 		t.Fatalf("%v", err)
 	}
 	if _, err := os.Stat(filepath.Join(c.Dir, "upper/made")); err != nil {

@@ -42,7 +42,7 @@ func needRoot(t testing.TB) {
 }
 
 const applets = "sh cat ls echo env id true false sleep grep test mount stat touch rm mkdir mv cp wget nc nslookup ip " +
-	"hostname kill ps readlink wc dd tty stty head tail mknod seq chmod ln printf od pwd su"
+	"hostname kill ps readlink wc dd tty stty head tail mknod seq chmod ln printf od pwd su mkfifo"
 
 // busybox makes a tree that has a static busybox as every command, and what else is named: "dir/", "file=content",
 // "link->target".

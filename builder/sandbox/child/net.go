@@ -12,11 +12,25 @@ import (
 
 // loopback brings up lo, which is interface 1 of every network namespace.
 func loopback() error {
+	openToUsers()
 	return wrap("bring up lo", netlink(linkUp(1, 0)))
+}
+
+// openToUsers lets every user ping and listen on low ports in this network namespace, since nobody in it has CAP_NET_RAW.
+// It is an attempt: /proc may not be ours to write, and the ids may have no mapping.
+func openToUsers() {
+	for _, s := range [][2]string{{"ping_group_range", "0 65535"}, {"ip_unprivileged_port_start", "0"}} {
+		fd, err := unix.Open("/proc/sys/net/ipv4/"+s[0], unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			writeAll(fd, []byte(s[1]))
+			unix.Close(fd)
+		}
+	}
 }
 
 // tun makes the interface, gives it addresses and routes, and sends its descriptor away.
 func tun(op Tun) error {
+	openToUsers()
 	fd, index, err := openTun(op)
 	if err != nil {
 		return fmt.Errorf("make tun device: %w", err)
