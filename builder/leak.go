@@ -181,20 +181,27 @@ func (l *leaks) kept(id snapshot.ID) {
 func (b *build) dropLeaks() error {
 	var errs []error
 	for _, res := range slices.Backward(b.results) {
-		if res.image != nil || res.tree == "" {
-			continue
-		}
-		meta, err := b.store.trees.Meta(res.tree)
-		if err == nil && slices.ContainsFunc(b.leaks.trees, func(id snapshot.ID) bool {
-			return id == res.tree || slices.Contains(meta.Below, id)
-		}) {
-			err = b.store.trees.Remove(res.tree)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+		if res.image == nil {
+			errs = append(errs, b.dropLeak(res.whole), b.dropLeak(res.tree))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (b *build) dropLeak(id snapshot.ID) error {
+	if id == "" || len(b.leaks.trees) == 0 {
+		return nil
+	}
+	meta, err := b.store.trees.Meta(id)
+	if err == nil && slices.ContainsFunc(append([]snapshot.ID{id}, meta.Below...), func(below snapshot.ID) bool {
+		return slices.Contains(b.leaks.trees, below)
+	}) {
+		err = b.store.trees.Remove(id)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // masked hides secrets in the text of an error.
