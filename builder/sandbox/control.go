@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 
 	"builder/builder/sandbox/child"
@@ -31,6 +32,21 @@ func (r *run) openControl() (*os.File, error) {
 	r.control = &control{conn.(*net.UnixConn)}
 	r.later(conn.Close)
 	return inner, nil
+}
+
+// letGo hands over mounts and lets the child begin.
+func (c *control) letGo(mounts []*os.File) error {
+	for list := range slices.Chunk(mounts, child.MountsAtOnce) {
+		fds := make([]int, len(list))
+		for i, f := range list {
+			fds[i] = int(f.Fd())
+		}
+		if _, _, err := c.conn.WriteMsgUnix([]byte{child.MessageMounts}, unix.UnixRights(fds...), nil); err != nil {
+			return err
+		}
+	}
+	_, err := c.conn.Write([]byte{child.MessageGo})
+	return err
 }
 
 // serve does what the child's messages ask for until the child is gone.

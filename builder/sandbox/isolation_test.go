@@ -30,7 +30,7 @@ func TestNamespaces(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			shared := name == "user" || (name == "net" && network == NetHost)
+			shared := name == "net" && network == NetHost
 			if (host == id) != shared {
 				t.Errorf("network %d: %s namespace: %s, the host's is %s", network, name, id, host)
 			}

@@ -136,7 +136,7 @@ func (r *run) kernelOps() ([]child.Op, error) {
 	if r.spec.Insecure {
 		return append(ops, child.Mount{Type: "sysfs", Target: "sys", Attr: nosuid | nodev | noexec}), nil
 	}
-	if r.network == NetHost && overlay.UserXattr() {
+	if r.network == NetHost && (overlay.UserXattr() || r.userns != nil) {
 		// Only the owner of a network namespace may mount sysfs, and the machine's is not ours.
 		ops = append(ops, child.Bind{From: "/sys", Target: "sys", Attr: nosuid | nodev | noexec | rdonly, Recursive: true})
 	} else {
@@ -154,15 +154,18 @@ var cgroup2Host = func() bool {
 	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
+// commonDevices are those that every command has.
+var commonDevices = []child.Device{
+	{Name: "null", Major: 1, Minor: 3}, {Name: "zero", Major: 1, Minor: 5}, {Name: "full", Major: 1, Minor: 7},
+	{Name: "random", Major: 1, Minor: 8}, {Name: "urandom", Major: 1, Minor: 9}, {Name: "tty", Major: 5, Minor: 0},
+}
+
 // deviceOps build /dev.
 func (r *run) deviceOps() []child.Op {
 	ops := []child.Op{
 		child.Mount{Type: "tmpfs", Target: "dev", Attr: nosuid | nodev | noexec, Options: []string{"mode=755", "size=65536k"}},
 	}
-	for _, d := range []child.Device{
-		{Name: "null", Major: 1, Minor: 3}, {Name: "zero", Major: 1, Minor: 5}, {Name: "full", Major: 1, Minor: 7},
-		{Name: "random", Major: 1, Minor: 8}, {Name: "urandom", Major: 1, Minor: 9}, {Name: "tty", Major: 5, Minor: 0},
-	} {
+	for _, d := range commonDevices {
 		ops = append(ops, d)
 	}
 	// Group 5 is tty's; where it has no mapping the terminal's group stays the user's.
@@ -282,7 +285,8 @@ func (r *run) mountOp(m Mount, id string) ([]child.Op, error) {
 	switch m.Kind {
 	case TreeMount:
 		bind.From, bind.Tree, bind.Recursive = "", "tree-"+id, false
-		return []child.Op{child.MountTree{Lower: m.Tree, Upper: m.Upper, Work: m.Work, At: bind.Tree, Volatile: true}, bind}, nil
+		tree, err := r.mountTree(child.MountTree{Lower: m.Tree, Upper: m.Upper, Work: m.Work, At: bind.Tree, Volatile: true})
+		return []child.Op{tree, bind}, err
 	case TmpfsMount:
 		return []child.Op{child.Mount{Type: "tmpfs", Target: at, Attr: attr, Make: kind, Options: m.tmpfsOptions()}}, nil
 	case FileMount:
@@ -294,7 +298,32 @@ func (r *run) mountOp(m Mount, id string) ([]child.Op, error) {
 		bind.From, bind.Path, bind.Recursive = "", file.Name, false
 		return []child.Op{file, bind}, nil
 	}
-	return []child.Op{bind}, nil
+	if r.userns == nil {
+		return []child.Op{bind}, nil
+	}
+	mnt, err := r.userns.bind(bind)
+	return []child.Op{child.Bind{Mounted: r.hand(mnt), Target: at, Make: kind}}, err
+}
+
+// mountTree mounts a tree here if the child cannot, as in a user namespace.
+func (r *run) mountTree(op child.MountTree) (child.Op, error) {
+	if r.userns == nil {
+		return op, nil
+	}
+	m := overlay.Mount{Lower: op.Lower, Upper: op.Upper, Work: op.Work, Volatile: op.Volatile}
+	if op.Props {
+		m.Lower = append(overlay.Stack{r.spec.Scratch}, m.Lower...)
+	}
+	mnt, err := r.userns.overlay(m)
+	return child.MountTree{At: op.At, Root: op.Root, Mounted: r.hand(mnt)}, err
+}
+
+// hand notes a mount that the child is given, and returns the number it has there.
+func (r *run) hand(mnt int) int {
+	if mnt >= 0 {
+		r.mounts = append(r.mounts, os.NewFile(uintptr(mnt), "mount"))
+	}
+	return len(r.mounts)
 }
 
 // locked tells whether a mount is a file that is kept out of swap.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -44,7 +45,11 @@ func (r *run) networkOps() []child.Op {
 	case NetNone:
 		return []child.Op{child.Loopback{}}
 	}
-	op := child.Tun{Device: tunDevice, Name: "eth0", MTU: netstack.MTU, IPv4: netstack.Guest4.AsSlice()}
+	device := tunDevice
+	if r.userns != nil {
+		device = path.Join(hiddenInUserns, child.DevicesDir, "tun")
+	}
+	op := child.Tun{Device: device, Name: "eth0", MTU: netstack.MTU, IPv4: netstack.Guest4.AsSlice()}
 	if hasIPv6() {
 		op.IPv6 = netstack.Guest6.AsSlice()
 	}

@@ -44,7 +44,9 @@ type run struct {
 	spec    Spec
 	network Network // what it came to
 	props   *props
-	hidden  uint64 // bytes of files in the child's hidden tmpfs
+	userns  *userns    // whose the command is; nil for the builder's own
+	mounts  []*os.File // what the child is given
+	hidden  uint64     // bytes of files in the child's hidden tmpfs
 	ca      *caFiles
 	group   *cgroup.Group
 	proc    *os.Process
@@ -101,7 +103,16 @@ func (r *run) run(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	r.chooseNetwork()
+	r.chooseUserns()
+	r.later(r.closeMounts)
 	ops, err := r.ops()
+	var mount *mountError
+	if errors.As(err, &mount) {
+		r.closeMounts()
+		r.hidden = 0
+		r.withoutUserns(mount)
+		ops, err = r.ops()
+	}
 	if err != nil {
 		return err
 	}
@@ -148,9 +159,16 @@ func (r *run) ops() ([]child.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	ops := []child.Op{child.Private{Scratch: s.Scratch, Size: 16<<20 + 2*r.hidden}}
-	ops = append(ops, r.networkOps()...)
-	ops = append(ops, child.CgroupNS{}, child.Keyring{}, child.Hostname{Name: s.Hostname}, r.treeOp())
+	private, err := r.privateOp()
+	if err != nil {
+		return nil, err
+	}
+	tree, err := r.treeOp()
+	if err != nil {
+		return nil, err
+	}
+	ops := append([]child.Op{private}, r.networkOps()...)
+	ops = append(ops, child.CgroupNS{}, child.Keyring{}, child.Hostname{Name: s.Hostname}, tree)
 	ops = append(ops, kernel...)
 	ops = append(ops, r.deviceOps()...)
 	ops = append(ops, devices...)
@@ -186,11 +204,33 @@ func (r *run) prepareProps() (err error) {
 	return os.RemoveAll(filepath.Join(s.Work, "work", "incompat"))
 }
 
-func (r *run) treeOp() child.Op {
+func (r *run) treeOp() (child.Op, error) {
 	s := r.spec
-	return child.MountTree{
+	return r.mountTree(child.MountTree{
 		Lower: s.Tree, Upper: s.Upper, Work: s.Work, At: "root", Volatile: true, Root: true, Props: r.props.used || len(s.Tree) == 0,
+	})
+}
+
+// hiddenInUserns is where the hidden tmpfs is mounted in a user namespace, to which the way to the scratch directory is
+// closed: over what is no longer needed, as the devices come from elsewhere.
+const hiddenInUserns = "/dev"
+
+func (r *run) privateOp() (child.Op, error) {
+	op := child.Private{Scratch: r.spec.Scratch, Size: 16<<20 + 2*r.hidden}
+	if r.userns == nil {
+		return op, nil
 	}
+	mnt, err := r.userns.devices()
+	op.Scratch, op.Devices = hiddenInUserns, r.hand(mnt)
+	return op, err
+}
+
+func (r *run) closeMounts() error {
+	for _, f := range r.mounts {
+		f.Close()
+	}
+	r.mounts = nil
+	return nil
 }
 
 // commandOps leave the host behind and become the command.
@@ -272,28 +312,32 @@ func (r *run) start(ops []child.Op) error {
 		return err
 	}
 	defer inner.Close()
-	r.proc, err = os.StartProcess(executable(), []string{child.Arg0}, &os.ProcAttr{
-		Dir: "/", Env: []string{"GOGC=off"}, Files: append(r.stdio.child[:], inner, list), Sys: r.attributes(),
-	})
-	if err != nil {
+	if r.proc, err = r.startProcess(append(r.stdio.child[:], inner, list)); err != nil {
 		return fmt.Errorf("start sandbox: %w", namespaceHint(err))
 	}
 	r.stdio.started()
 	if err := r.group.Add(r.proc.Pid); err != nil {
 		return errors.Join(err, r.kill())
 	}
-	if _, err := r.control.conn.Write([]byte{1}); err != nil {
+	if err := r.control.letGo(r.mounts); err != nil {
 		return errors.Join(fmt.Errorf("start sandbox: %w", err), r.kill())
 	}
-	return nil
+	return r.closeMounts()
 }
 
-func (r *run) attributes() *syscall.SysProcAttr {
+// startProcess starts the child with the descriptors from 0 on.
+func (r *run) startProcess(files []*os.File) (*os.Process, error) {
 	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 	if r.network != NetHost {
 		flags |= unix.CLONE_NEWNET
 	}
-	return &syscall.SysProcAttr{Cloneflags: flags, Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if r.userns != nil {
+		return r.userns.start(flags, files)
+	}
+	return os.StartProcess(executable(), []string{child.Arg0}, &os.ProcAttr{
+		Dir: "/", Env: []string{"GOGC=off"}, Files: files,
+		Sys: &syscall.SysProcAttr{Cloneflags: flags, Setsid: true, Pdeathsig: syscall.SIGKILL},
+	})
 }
 
 func namespaceHint(err error) error {

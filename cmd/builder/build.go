@@ -349,9 +349,10 @@ func (f *buildFlags) planOptions() (plan.Options, error) {
 // checkAllow refuses words of --allow that grant nothing.
 func checkAllow(words []string) error {
 	for _, w := range words {
-		device, named := strings.CutPrefix(w, "device=")
-		if !slices.Contains([]string{"network.host", "security.insecure", "device"}, w) && !(named && device != "") {
-			return usagef("--allow %s: it must be network.host, security.insecure, device or device=NAME", w)
+		kind, name, named := strings.Cut(w, "=")
+		whole := []string{"network.host", "security.insecure", "device", "secret.in-image"}
+		if !slices.Contains(whole, kind) || named && (name == "" || !slices.Contains(whole[2:], kind)) {
+			return usagef("--allow %s: it must be network.host, security.insecure, device[=NAME] or secret.in-image[=ID]", w)
 		}
 	}
 	return nil

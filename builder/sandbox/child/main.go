@@ -16,8 +16,16 @@ const Arg0 = "builder-sandbox"
 
 // The descriptors that the process is started with beside 0, 1 and 2.
 const (
-	ControlFD = 3 // a SOCK_SEQPACKET socket: one message from the parent says go, all others are reports to it
+	ControlFD = 3 // a SOCK_SEQPACKET socket: messages from the parent, the last of which says go, then reports to it
 	OpsFD     = 4 // a file with the encoded ops
+)
+
+// Messages of the parent, of one byte. MessageMounts brings descriptors of mounts along, at most MountsAtOnce; what ops
+// call the mount n is the nth of all, from 1 on.
+const (
+	MessageMounts = 'm'
+	MessageGo     = 'g'
+	MountsAtOnce  = 64
 )
 
 // Kinds of reports, the first byte of a message. The descriptor of Tun and Terminal travels along (SCM_RIGHTS).
@@ -32,9 +40,21 @@ const (
 func Linked() {}
 
 func init() {
-	if len(os.Args) > 0 && os.Args[0] == Arg0 {
+	switch arg0() {
+	case Arg0:
 		main()
+	case ArgMakeStarter:
+		makeStarter()
+	case ArgStarter:
+		starter()
 	}
+}
+
+func arg0() string {
+	if len(os.Args) == 0 {
+		return ""
+	}
+	return os.Args[0]
 }
 
 // main runs the ops. It never returns.
@@ -44,9 +64,9 @@ func main() {
 	unix.CloseRange(ControlFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	unix.Umask(0)
 	setName(Arg0)
-	err := awaitGo()
+	mounts, err := awaitGo()
 	if err == nil {
-		err = run()
+		err = run(mounts)
 	}
 	report(ReportError, errorReport(err))
 	unix.Exit(125) // not os.Exit, which does things at the end that only other programs need
@@ -61,22 +81,30 @@ func setName(name string) {
 
 var errParentGone = errors.New("the parent is gone")
 
-// awaitGo waits until the parent has put this process where it wants it, in a cgroup above all.
-func awaitGo() error {
+// awaitGo waits until the parent has put this process where it wants it, in a cgroup above all. Mounts that the parent
+// made come before, and are returned.
+func awaitGo() (mounts []int, err error) {
 	var b [1]byte
+	rights := make([]byte, unix.CmsgSpace(4*MountsAtOnce))
 	for {
-		n, err := unix.Read(ControlFD, b[:])
-		if err == unix.EINTR {
+		n, oobn, _, _, err := unix.Recvmsg(ControlFD, b[:], rights, unix.MSG_CMSG_CLOEXEC)
+		switch {
+		case err == unix.EINTR:
 			continue
+		case err != nil:
+			return nil, err
+		case n == 0:
+			return nil, errParentGone
 		}
-		if err == nil && n == 0 {
-			err = errParentGone
+		fds, err := receivedFDs(rights[:oobn])
+		mounts = append(mounts, fds...)
+		if err != nil || b[0] == MessageGo {
+			return mounts, err
 		}
-		return err
 	}
 }
 
-func run() error {
+func run(mounts []int) error {
 	b, err := readAll(OpsFD)
 	if err != nil {
 		return fmt.Errorf("read ops: %w", err)
@@ -85,7 +113,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	s := &state{scratch: -1, private: -1, root: -1, terminal: -1, null: -1}
+	s := &state{scratch: -1, private: -1, root: -1, terminal: -1, null: -1, mounts: mounts}
 	for _, op := range ops {
 		if err := s.do(op); err != nil {
 			return err
@@ -138,6 +166,7 @@ type state struct {
 	root     int    // the tree's root directory
 	terminal int    // the command's side of its terminal
 	null     int    // a null device, verified
+	mounts   []int  // what the parent has mounted, attached nowhere yet
 }
 
 // do is the one switch over all ops.

@@ -32,7 +32,33 @@ func (s *state) private_(op Private) error {
 		return fmt.Errorf("mount hidden tmpfs on %s: %w", op.Scratch, err)
 	}
 	s.dir = op.Scratch
+	if op.Devices > 0 {
+		if err := s.attachHidden(op.Devices, DevicesDir); err != nil {
+			return fmt.Errorf("attach devices: %w", err)
+		}
+	}
 	return wrap("make hidden directory", unix.Mkdirat(fs, "empty", 0o755))
+}
+
+// attachHidden puts a mount of the parent's at a new directory of the hidden tmpfs.
+func (s *state) attachHidden(n int, name string) error {
+	mnt, err := s.mounted(n)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	if err := unix.Mkdirat(s.private, name, 0o755); err != nil {
+		return err
+	}
+	return unix.MoveMount(mnt, "", s.private, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// mounted is the nth mount of the parent's.
+func (s *state) mounted(n int) (int, error) {
+	if n < 1 || n > len(s.mounts) {
+		return -1, fmt.Errorf("there is no mount %d", n)
+	}
+	return s.mounts[n-1], nil
 }
 
 func (s *state) mountTree(op MountTree) error {
@@ -41,10 +67,11 @@ func (s *state) mountTree(op MountTree) error {
 		m.Lower = append(overlay.Stack{fmt.Sprintf("/proc/self/fd/%d", s.scratch)}, m.Lower...)
 	}
 	at := path.Join(s.dir, op.At)
-	if err := unix.Mkdir(at, 0o755); err != nil {
-		return fmt.Errorf("make %s: %w", at, err)
-	}
-	if err := m.At(at); err != nil {
+	if op.Mounted > 0 {
+		if err := s.attachHidden(op.Mounted, op.At); err != nil {
+			return fmt.Errorf("attach overlay: %w", err)
+		}
+	} else if err := overlayAt(m, at); err != nil {
 		return err
 	}
 	fd, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -52,7 +79,7 @@ func (s *state) mountTree(op MountTree) error {
 		return fmt.Errorf("open tree: %w", err)
 	}
 	// Device nodes that a command makes, or an image brings, must not reach the host's disks.
-	if err := setAttr(fd, unix.MOUNT_ATTR_NODEV, false); err != nil {
+	if err := SetAttr(fd, unix.MOUNT_ATTR_NODEV, false); err != nil {
 		return fmt.Errorf("mount overlay nodev: %w", err)
 	}
 	if op.Root {
@@ -60,6 +87,13 @@ func (s *state) mountTree(op MountTree) error {
 		return nil
 	}
 	return unix.Close(fd)
+}
+
+func overlayAt(m overlay.Mount, at string) error {
+	if err := unix.Mkdir(at, 0o755); err != nil {
+		return fmt.Errorf("make %s: %w", at, err)
+	}
+	return m.At(at)
 }
 
 // newFS returns a new file system as a mount that is attached nowhere yet.
@@ -101,11 +135,18 @@ func (s *state) mount(op Mount) error {
 }
 
 func (s *state) bind(op Bind) error {
+	if op.Mounted > 0 {
+		mnt, err := s.mounted(op.Mounted)
+		if err != nil {
+			return err
+		}
+		return s.attach(mnt, op.Target, op.Make)
+	}
 	mnt, err := s.source(op)
 	if err != nil {
 		return err
 	}
-	if err := setAttr(mnt, op.Attr, op.Recursive); err != nil {
+	if err := SetAttr(mnt, op.Attr, op.Recursive); err != nil {
 		return errors.Join(err, unix.Close(mnt))
 	}
 	return s.attach(mnt, op.Target, op.Make)
@@ -113,18 +154,27 @@ func (s *state) bind(op Bind) error {
 
 // source returns a copy of the mount that op names the source of.
 func (s *state) source(op Bind) (int, error) {
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-	if op.Recursive {
-		flags |= unix.AT_RECURSIVE
-	}
 	if op.Tree != "" {
 		op.From = path.Join(s.dir, op.Tree)
 	}
 	if op.From == "" {
-		return unix.OpenTree(s.private, op.Path, flags|unix.AT_SYMLINK_NOFOLLOW)
+		return unix.OpenTree(s.private, op.Path, op.flags()|unix.AT_SYMLINK_NOFOLLOW)
 	}
+	return OpenBind(op)
+}
+
+func (op Bind) flags() uint {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if op.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return flags
+}
+
+// OpenBind returns a copy of the mount at a Bind's Path below the host path From, attached nowhere.
+func OpenBind(op Bind) (int, error) {
 	if op.Path == "" {
-		fd, err := unix.OpenTree(unix.AT_FDCWD, op.From, flags)
+		fd, err := unix.OpenTree(unix.AT_FDCWD, op.From, op.flags())
 		return fd, wrap(op.From, err)
 	}
 	dir, err := unix.Open(op.From, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -139,11 +189,11 @@ func (s *state) source(op Bind) (int, error) {
 		return -1, wrap(path.Join("/", op.Path), err)
 	}
 	defer unix.Close(fd)
-	return unix.OpenTree(fd, "", flags|unix.AT_EMPTY_PATH)
+	return unix.OpenTree(fd, "", op.flags()|unix.AT_EMPTY_PATH)
 }
 
-// setAttr sets attributes of a mount.
-func setAttr(mnt int, attr uint64, recursive bool) error {
+// SetAttr sets attributes of a mount.
+func SetAttr(mnt int, attr uint64, recursive bool) error {
 	if attr == 0 {
 		return nil
 	}
@@ -247,11 +297,7 @@ func (s *state) file(op File) error {
 // device binds a device's node into /dev. Whichever node it is, its numbers are checked.
 func (s *state) device(op Device) error {
 	want := unix.Mkdev(op.Major, op.Minor)
-	err := unix.Mknodat(s.private, op.Name, unix.S_IFCHR|0o666, int(want))
-	dir, name := s.private, op.Name
-	if err == unix.EPERM { // in a user namespace
-		dir, name, err = unix.AT_FDCWD, "/dev/"+op.Name, nil
-	}
+	dir, name, err := s.deviceNode(op.Name, want)
 	if err != nil {
 		return err
 	}
@@ -271,6 +317,22 @@ func (s *state) device(op Device) error {
 		return errors.Join(err, unix.Close(mnt))
 	}
 	return s.attach(mnt, "dev/"+op.Name, MakeFile)
+}
+
+// deviceNode finds a node, or makes it.
+func (s *state) deviceNode(name string, number uint64) (dir int, at string, err error) {
+	at = path.Join(DevicesDir, name)
+	if err := unix.Faccessat(s.private, at, unix.F_OK, 0); err == nil {
+		return s.private, at, nil
+	}
+	switch err := unix.Mknodat(s.private, name, unix.S_IFCHR|0o666, int(number)); err {
+	case nil:
+		return s.private, name, nil
+	case unix.EPERM: // in a user namespace
+		return unix.AT_FDCWD, "/dev/" + name, nil
+	default:
+		return -1, "", err
+	}
 }
 
 func (s *state) node(op Node) error {
@@ -309,7 +371,7 @@ func (s *state) maskOne(name string) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		mnt, err = s.source(Bind{Path: "empty"})
 		if err == nil {
-			err = setAttr(mnt, quietAttr|unix.MOUNT_ATTR_RDONLY, false)
+			err = SetAttr(mnt, quietAttr|unix.MOUNT_ATTR_RDONLY, false)
 		}
 	} else {
 		mnt, err = unix.OpenTree(s.null, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
@@ -344,7 +406,7 @@ func (s *state) readOnlyOne(name string) error {
 		return err
 	}
 	defer unix.Close(mnt)
-	if err := setAttr(mnt, unix.MOUNT_ATTR_RDONLY, true); err != nil {
+	if err := SetAttr(mnt, unix.MOUNT_ATTR_RDONLY, true); err != nil {
 		return err
 	}
 	return unix.MoveMount(mnt, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)

@@ -19,11 +19,16 @@ type Op interface{ op() }
 // Private keeps mounts from spreading to the host, and mounts a hidden tmpfs on the host directory Scratch: the place
 // that File and Device write to, that a Bind without From takes its source from, and that trees are mounted below. Size
 // bounds it, in bytes: a command can write to what is mounted from there. What Scratch itself holds stays within reach
-// as the Lower directory of MountTree with Props set.
+// as the Lower directory of MountTree with Props set. Devices, unless 0, is a mount of the parent's with device nodes,
+// which appears as the directory of that name in the hidden tmpfs.
 type Private struct {
 	Scratch string
 	Size    uint64
+	Devices int
 }
+
+// DevicesDir is where in the hidden tmpfs Private puts device nodes.
+const DevicesDir = "devices"
 
 // CgroupNS makes the cgroup that the process is in now the root of all it sees.
 type CgroupNS struct{}
@@ -45,12 +50,14 @@ type Tun struct {
 
 // MountTree mounts an overlay at the new directory At of the hidden tmpfs. Root makes it the root of all root paths and
 // what Pivot turns to; Props lays what the scratch directory holds over Lower. A device node in it opens no device.
+// Mounted, unless 0, is a mount of the parent's to take instead.
 type MountTree struct {
 	Lower       []string // uppermost first
 	Upper, Work string
 	At          string
 	Volatile    bool
 	Root, Props bool
+	Mounted     int
 }
 
 // Mount mounts a new file system at a root path. Attr are MOUNT_ATTR_ flags, Options "key=value" or "flag". Optional
@@ -65,9 +72,10 @@ type Mount struct {
 
 // Bind mounts the file or directory Path below the host path From, resolved as if From were the root directory, at a
 // root path; without Path it is From itself. Tree is From for what MountTree has mounted there. Without both, Path is a
-// file of the hidden tmpfs.
+// file of the hidden tmpfs. Mounted, unless 0, is a mount of the parent's to take as it is.
 type Bind struct {
 	From, Tree, Path, Target string
+	Mounted                  int
 	Attr                     uint64
 	Recursive                bool
 	Make                     Make
@@ -98,8 +106,9 @@ type File struct {
 	UID, GID uint32
 }
 
-// Device puts a character device that every program may use into /dev. Its node lies in the hidden tmpfs, or where the
-// kernel allows no nodes is the host's, and is bound: nodes that a command makes in /dev by itself open nothing.
+// Device puts a character device that every program may use into /dev. Its node is one of Private's devices, or lies in the
+// hidden tmpfs, or where the kernel allows no nodes is the host's, and is bound: nodes that a command makes in /dev by
+// itself open nothing.
 type Device struct {
 	Name         string
 	Major, Minor uint32
