@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -13,7 +14,11 @@ import (
 )
 
 // devicesAt is where, in the mount namespace of userns alone, device nodes are mounted: a directory of every /proc.
-const devicesAt = "/proc/driver"
+// emptyAt is an empty directory beside them.
+const (
+	devicesAt = "/proc/driver"
+	emptyAt   = devicesAt + "/empty"
+)
 
 // makeDevices makes the nodes that sandboxes have in /dev, owned by their root, and that of the tun driver.
 func (u *userns) makeDevices() error {
@@ -40,6 +45,9 @@ func (u *userns) makeDevices() error {
 		if err := unix.Fchmodat(mnt, d.Name, 0o666, 0); err != nil {
 			return err
 		}
+	}
+	if err := unix.Mkdirat(mnt, path.Base(emptyAt), 0o755); err != nil {
+		return err
 	}
 	return unix.MoveMount(mnt, "", unix.AT_FDCWD, devicesAt, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
@@ -80,6 +88,7 @@ func (u *userns) overlay(m overlay.Mount) (fd int, err error) {
 	if m.Upper != "" {
 		m.Upper, m.Work = dirs[len(dirs)-2], dirs[len(dirs)-1]
 	}
+	m.Empty = emptyAt
 	err = u.do(func() error {
 		if err := u.cover(dirs, want); err != nil {
 			return &mountError{"idmapped mount", err}

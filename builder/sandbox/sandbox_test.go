@@ -23,7 +23,9 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	if code == 0 {
-		if err := goleak.Find(goleak.IgnoreTopFunction("os/signal.signal_recv"), goleak.IgnoreAnyFunction("os/signal.loop")); err != nil {
+		// The thread of the user namespace lasts as long as the program.
+		if err := goleak.Find(goleak.IgnoreTopFunction("os/signal.signal_recv"), goleak.IgnoreAnyFunction("os/signal.loop"),
+			goleak.IgnoreTopFunction("builder/builder/sandbox.(*userns).serve")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}

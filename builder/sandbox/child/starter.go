@@ -81,6 +81,7 @@ func startStarter() error {
 func starter() {
 	runtime.LockOSThread()
 	setName(ArgStarter)
+	unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	unix.CloseOnExec(ControlFD)
 	unix.CloseOnExec(ProgramFD)
