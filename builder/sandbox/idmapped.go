@@ -61,16 +61,16 @@ type mountError struct {
 func (e *mountError) Error() string { return e.what + ": " + e.err.Error() }
 
 // devices is a mount of the device nodes.
-func (u *userns) devices() (fd int, err error) {
+func (u *userns) devices() (mnt int, err error) {
 	err = u.do(func() error {
-		fd, err = unix.OpenTree(unix.AT_FDCWD, devicesAt, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		mnt, err = unix.OpenTree(unix.AT_FDCWD, devicesAt, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		return err
 	})
-	return fd, err
+	return mnt, err
 }
 
 // overlay mounts m with the ids of the namespace.
-func (u *userns) overlay(m overlay.Mount) (fd int, err error) {
+func (u *userns) overlay(m overlay.Mount) (mnt int, err error) {
 	dirs := append([]string{}, m.Lower...)
 	if m.Upper != "" {
 		dirs = append(dirs, m.Upper, m.Work)
@@ -98,10 +98,10 @@ func (u *userns) overlay(m overlay.Mount) (fd int, err error) {
 			return &mountError{"overlay on idmapped mounts", err}
 		}
 		defer f.Close()
-		fd, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		mnt, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		return err
 	})
-	return fd, err
+	return mnt, err
 }
 
 // cover sees to it that the directories, which are those that want tells of, lie on idmapped mounts: one over what all

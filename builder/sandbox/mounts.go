@@ -301,8 +301,8 @@ func (r *run) mountOp(m Mount, id string) ([]child.Op, error) {
 	if r.userns == nil {
 		return []child.Op{bind}, nil
 	}
-	mnt, err := r.userns.bind(bind)
-	return []child.Op{child.Bind{Mounted: r.hand(mnt), Target: at, Make: kind}}, err
+	mnt, err := r.hand(r.userns.bind(bind))
+	return []child.Op{child.Bind{Mounted: mnt, Target: at, Make: kind}}, err
 }
 
 // mountTree mounts a tree here if the child cannot, as in a user namespace.
@@ -314,16 +314,17 @@ func (r *run) mountTree(op child.MountTree) (child.Op, error) {
 	if op.Props {
 		m.Lower = append(overlay.Stack{r.spec.Scratch}, m.Lower...)
 	}
-	mnt, err := r.userns.overlay(m)
-	return child.MountTree{At: op.At, Root: op.Root, Mounted: r.hand(mnt)}, err
+	mnt, err := r.hand(r.userns.overlay(m))
+	return child.MountTree{At: op.At, Root: op.Root, Mounted: mnt}, err
 }
 
 // hand notes a mount that the child is given, and returns the number it has there.
-func (r *run) hand(mnt int) int {
-	if mnt >= 0 {
-		r.mounts = append(r.mounts, os.NewFile(uintptr(mnt), "mount"))
+func (r *run) hand(mnt int, err error) (int, error) {
+	if err != nil {
+		return 0, err
 	}
-	return len(r.mounts)
+	r.mounts = append(r.mounts, os.NewFile(uintptr(mnt), "mount"))
+	return len(r.mounts), nil
 }
 
 // locked tells whether a mount is a file that is kept out of swap.

@@ -220,8 +220,8 @@ func (r *run) privateOp() (child.Op, error) {
 	if r.userns == nil {
 		return op, nil
 	}
-	mnt, err := r.userns.devices()
-	op.Scratch, op.Devices = hiddenInUserns, r.hand(mnt)
+	mnt, err := r.hand(r.userns.devices())
+	op.Scratch, op.Devices = hiddenInUserns, mnt
 	return op, err
 }
 

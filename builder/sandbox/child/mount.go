@@ -268,7 +268,7 @@ func (s *state) locked() error {
 	if err := unix.Mkdirat(s.private, LockedDir, 0o755); err != nil {
 		return err
 	}
-	fs, err := newFS("ramfs", quietAttr, []string{"mode=0755"})
+	fs, err := newFS("ramfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, []string{"mode=0755"})
 	if err != nil {
 		return nil
 	}
