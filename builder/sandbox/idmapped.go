@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -201,4 +202,48 @@ func commonDir(dirs []string) string {
 		}
 	}
 	return common
+}
+
+// mountTree mounts a tree here if the child cannot, as in a user namespace.
+func (r *run) mountTree(op child.MountTree) (child.Op, error) {
+	if r.userns == nil {
+		return op, nil
+	}
+	m := overlay.Mount{Lower: op.Lower, Upper: op.Upper, Work: op.Work, Volatile: op.Volatile}
+	if op.Props {
+		m.Lower = append(overlay.Stack{r.spec.Scratch}, m.Lower...)
+	}
+	mnt, err := r.hand(r.userns.overlay(m))
+	return child.MountTree{At: op.At, Root: op.Root, Mounted: mnt}, err
+}
+
+// hand notes a mount that the child is given, and returns the number it has there.
+func (r *run) hand(mnt int, err error) (int, error) {
+	if err != nil {
+		return 0, err
+	}
+	r.mounts = append(r.mounts, os.NewFile(uintptr(mnt), "mount"))
+	return len(r.mounts), nil
+}
+
+// hiddenInUserns is where the hidden tmpfs is mounted in a user namespace, to which the way to the scratch directory is
+// closed: over what is no longer needed, as the devices come from elsewhere.
+const hiddenInUserns = "/dev"
+
+func (r *run) privateOp() (child.Op, error) {
+	op := child.Private{Scratch: r.spec.Scratch, Size: 16<<20 + 2*r.hidden}
+	if r.userns == nil {
+		return op, nil
+	}
+	mnt, err := r.hand(r.userns.devices())
+	op.Scratch, op.Devices = hiddenInUserns, mnt
+	return op, err
+}
+
+func (r *run) closeMounts() error {
+	for _, f := range r.mounts {
+		f.Close()
+	}
+	r.mounts = nil
+	return nil
 }

@@ -305,28 +305,6 @@ func (r *run) mountOp(m Mount, id string) ([]child.Op, error) {
 	return []child.Op{child.Bind{Mounted: mnt, Target: at, Make: kind}}, err
 }
 
-// mountTree mounts a tree here if the child cannot, as in a user namespace.
-func (r *run) mountTree(op child.MountTree) (child.Op, error) {
-	if r.userns == nil {
-		return op, nil
-	}
-	m := overlay.Mount{Lower: op.Lower, Upper: op.Upper, Work: op.Work, Volatile: op.Volatile}
-	if op.Props {
-		m.Lower = append(overlay.Stack{r.spec.Scratch}, m.Lower...)
-	}
-	mnt, err := r.hand(r.userns.overlay(m))
-	return child.MountTree{At: op.At, Root: op.Root, Mounted: mnt}, err
-}
-
-// hand notes a mount that the child is given, and returns the number it has there.
-func (r *run) hand(mnt int, err error) (int, error) {
-	if err != nil {
-		return 0, err
-	}
-	r.mounts = append(r.mounts, os.NewFile(uintptr(mnt), "mount"))
-	return len(r.mounts), nil
-}
-
 // locked tells whether a mount is a file that is kept out of swap.
 func (m Mount) locked() bool { return m.Kind == FileMount && m.ReadOnly }
 

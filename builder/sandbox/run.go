@@ -211,28 +211,6 @@ func (r *run) treeOp() (child.Op, error) {
 	})
 }
 
-// hiddenInUserns is where the hidden tmpfs is mounted in a user namespace, to which the way to the scratch directory is
-// closed: over what is no longer needed, as the devices come from elsewhere.
-const hiddenInUserns = "/dev"
-
-func (r *run) privateOp() (child.Op, error) {
-	op := child.Private{Scratch: r.spec.Scratch, Size: 16<<20 + 2*r.hidden}
-	if r.userns == nil {
-		return op, nil
-	}
-	mnt, err := r.hand(r.userns.devices())
-	op.Scratch, op.Devices = hiddenInUserns, mnt
-	return op, err
-}
-
-func (r *run) closeMounts() error {
-	for _, f := range r.mounts {
-		f.Close()
-	}
-	r.mounts = nil
-	return nil
-}
-
 // commandOps leave the host behind and become the command.
 func (r *run) commandOps() ([]child.Op, error) {
 	s := r.spec
