@@ -93,6 +93,9 @@ func init() {
 func TestOwnProgram(t *testing.T) {
 	if len(pid1) > 0 {
 		f, err := os.OpenFile(executable(), os.O_RDWR, 0)
+		if errors.Is(err, unix.ETXTBSY) {
+			return // it runs
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
