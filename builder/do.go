@@ -179,12 +179,17 @@ func makeDir(root *os.Root, p string, u *sandbox.User) error {
 	if err := root.Mkdir(name, 0o755); err != nil {
 		return err
 	}
+	dir, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
 	if u != nil {
-		if err := root.Lchown(name, int(u.UID), int(u.GID)); err != nil {
-			return err
+		if err := overlay.Chown(int(dir.Fd()), u.UID, u.GID); err != nil {
+			return fmt.Errorf("make /%s: chown to %d:%d: %w", p, u.UID, u.GID, err)
 		}
 	}
-	return root.Chmod(name, 0o755) // the umask does not count
+	return dir.Chmod(0o755) // the umask does not count
 }
 
 // firstMissing is the uppermost part of the clean path dir that the tree does not

@@ -258,6 +258,12 @@ func upperEntries(root, rel string) ([]upperEntry, error) {
 		if err != nil {
 			return nil, err
 		}
+		if !whiteout {
+			err = n.recorded()
+		}
+		if err != nil {
+			return nil, err
+		}
 		entries[i] = upperEntry{n, whiteout}
 	}
 	return entries, nil

@@ -181,7 +181,7 @@ func newDir(fd int) error {
 
 // setMeta gives an open directory the attributes of a node. Owner first, as chown clears mode bits; times last.
 func setMeta(fd int, n *Node) error {
-	if err := unix.Fchown(fd, int(n.Stat.Uid), int(n.Stat.Gid)); err != nil {
+	if err := Chown(fd, n.Stat.Uid, n.Stat.Gid); err != nil {
 		return fmt.Errorf("chown to %d:%d: %w", n.Stat.Uid, n.Stat.Gid, err)
 	}
 	if err := unix.Fchmod(fd, n.Stat.Mode&0o7777); err != nil {

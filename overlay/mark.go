@@ -27,10 +27,10 @@ var UserXattr = sync.OnceValue(func() bool {
 	return unix.Stat("/proc/self/ns/user", &st) == nil && st.Ino != initUserNamespace
 })
 
-// IsOwnXattr tells whether an attribute is one of overlayfs's own, which belong to a layer's directory on disk and
-// never to the file as users see it.
+// IsOwnXattr tells whether an attribute is one of overlayfs's own or of ours, which belong to a layer's directory on
+// disk and never to the file as users see it.
 func IsOwnXattr(name string) bool {
-	return strings.HasPrefix(name, trustedPrefix) || strings.HasPrefix(name, userPrefix)
+	return strings.HasPrefix(name, trustedPrefix) || strings.HasPrefix(name, userPrefix) || name == recordXattr
 }
 
 func ownXattr(name string) string {

@@ -15,7 +15,7 @@ import (
 // file open and may be used by several goroutines.
 type Node struct {
 	Name string      // base name; "." for the root
-	Stat unix.Stat_t // lstat of the host file that wins
+	Stat unix.Stat_t // lstat of the host file that wins, with the owner and device it stands for
 
 	rel   string   // path below each root, "." for the root
 	roots []string // host directories that take part at rel, uppermost first; one for a file, none for the empty tree
@@ -188,7 +188,10 @@ func (n *Node) merge(p probe) (found bool, err error) {
 			break
 		}
 	}
-	return len(n.roots) > 0, n.cutAtOpaque()
+	if err := n.cutAtOpaque(); err != nil {
+		return false, err
+	}
+	return len(n.roots) > 0, n.recorded()
 }
 
 // whiteoutIn tells whether the file in the i-th directory stands for an absent one: a character device 0:0 or, in a

@@ -35,7 +35,7 @@ func (s Stack) Root() (*Node, error) {
 	if err := statBeneath(n.roots[0], ".", &n.Stat); err != nil {
 		return nil, err
 	}
-	return n, nil
+	return n, n.recorded()
 }
 
 // Lookup returns the file at path. Links in its parents are resolved inside the tree, the last component is not

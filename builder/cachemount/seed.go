@@ -30,7 +30,7 @@ func seed(ctx context.Context, r *Request, dir string) (unix.Stat_t, error) {
 		return unix.Stat_t{}, err
 	}
 	defer root.Close()
-	s := &seeder{ctx: ctx, root: int(root.Fd()), first: map[inode]string{}}
+	s := &seeder{ctx: ctx, layer: dir, root: int(root.Fd()), first: map[inode]string{}}
 	if err := s.fill(s.root, "", from); err != nil {
 		return unix.Stat_t{}, fmt.Errorf("copy its first content: %w", err)
 	}
@@ -42,7 +42,8 @@ type inode struct{ dev, ino uint64 }
 // seeder copies a tree into a directory that nobody else can reach.
 type seeder struct {
 	ctx   context.Context
-	root  int              // the directory
+	layer string           // the directory
+	root  int              // it, open
 	first map[inode]string // the first name of each file that has several
 }
 
@@ -81,12 +82,17 @@ func (s *seeder) put(fd int, at string, n *overlay.Node) error {
 			err = unix.Symlinkat(target, fd, n.Name)
 		}
 	default:
-		err = unix.Mknodat(fd, n.Name, n.Stat.Mode&unix.S_IFMT|0o600, int(n.Stat.Rdev))
+		err = s.place(fd, at).Mknod(n.Stat.Mode&unix.S_IFMT|0o600, n.Stat.Rdev)
 	}
 	if err == nil {
-		err = attributes(fd, n)
+		err = attributes(s.place(fd, at), n)
 	}
 	return wrap(at, err)
+}
+
+// place is the file at in the open directory fd.
+func (s *seeder) place(fd int, at string) overlay.Place {
+	return overlay.Place{Layer: s.layer, At: path.Dir(at), Dir: fd, Name: path.Base(at)}
 }
 
 func wrap(at string, err error) error {
@@ -137,11 +143,11 @@ func (s *seeder) file(fd int, n *overlay.Node) error {
 	return errors.Join(err, dst.Close())
 }
 
-// attributes gives the file n.Name in fd what n has: the owner first, as chown clears mode bits and capabilities, and
-// the times last.
-func attributes(fd int, n *overlay.Node) error {
-	st := &n.Stat
-	if err := unix.Fchownat(fd, n.Name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+// attributes gives the file f what n has: the owner first, as chown clears mode bits and capabilities, and the times
+// last.
+func attributes(f overlay.Place, n *overlay.Node) error {
+	fd, st := f.Dir, &n.Stat
+	if err := f.Chown(st.Uid, st.Gid); err != nil {
 		return fmt.Errorf("chown to %d:%d: %w", st.Uid, st.Gid, err)
 	}
 	if !n.IsLink() {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"builder/overlay"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -76,13 +78,24 @@ func seedAndOwn(ctx context.Context, r *Request, dir string) error {
 	if r.Mode != 0 {
 		mode = r.Mode
 	}
-	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
-		return err
+	if err := chown(dir, uid, gid); err != nil {
+		return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)
 	}
 	if err := unix.Chmod(dir, mode&0o7777); err != nil {
 		return &fs.PathError{Op: "chmod", Path: dir, Err: err}
 	}
 	return nil
+}
+
+// chown gives a directory away. To ids that this user namespace does not have nothing can be given, and no command can
+// run under them either: the directory stays ours, and usable.
+func chown(dir string, uid, gid uint32) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return overlay.Chown(int(f.Fd()), uid, gid)
 }
 
 // draft is a directory of ours alone.

@@ -266,16 +266,13 @@ func (t *target) mkdirParent(parent int, name string, mode uint32) (int, error) 
 // own gives an open file to the request's Owner, or to other when there is none.
 func (t *target) own(fd int, other Owner) error {
 	o := t.ownerOr(other)
-	return o.explain(unix.Fchown(fd, int(o.UID), int(o.GID)))
+	return o.explain(overlay.Chown(fd, o.UID, o.GID))
 }
 
-// explain words an error of chown. The kernel calls an id invalid that the user namespace does not map.
+// explain words an error of chown.
 func (o Owner) explain(err error) error {
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("chown to %d:%d: this user namespace has no such id (more come from /etc/subuid and /etc/subgid)", o.UID, o.GID)
 	}
 	return fmt.Errorf("chown to %d:%d: %w", o.UID, o.GID, err)
 }

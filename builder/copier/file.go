@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"builder/overlay"
 )
 
 // file writes one entry that is no directory into d, a regular file without its data if that comes late.
@@ -105,17 +107,22 @@ func (w *writer) special(d *dir, e *entry) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 {
 		return errors.New("a character device 0:0 cannot be stored")
 	}
-	make := func() error { return unix.Mknodat(d.fd, e.name, st.Mode&unix.S_IFMT|0o600, int(st.Rdev)) }
+	make := func() error { return d.file(e.name).Mknod(st.Mode&unix.S_IFMT|0o600, st.Rdev) }
 	if err := claim(d, e.name, make); err != nil {
 		return fmt.Errorf("make device: %w", err)
 	}
 	return w.named(d, e)
 }
 
+// file names a file of d.
+func (d *dir) file(name string) overlay.Place {
+	return overlay.Place{Layer: d.w.upper, At: d.path, Dir: d.fd, Name: name}
+}
+
 // named sets the metadata of a file in d that is not opened: a link, a FIFO, a device.
 func (w *writer) named(d *dir, e *entry) error {
 	o := w.ownerOr(e.owner())
-	if err := o.explain(unix.Fchownat(d.fd, e.name, int(o.UID), int(o.GID), unix.AT_SYMLINK_NOFOLLOW)); err != nil {
+	if err := o.explain(d.file(e.name).Chown(o.UID, o.GID)); err != nil {
 		return err
 	}
 	fd, err := unix.Openat(d.fd, e.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)

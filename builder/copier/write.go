@@ -247,7 +247,7 @@ func (d *dir) finish() error {
 // mode, as BuildKit does it.
 func (d *dir) passed() error {
 	o := Owner{d.tree.Stat.Uid, d.tree.Stat.Gid}
-	if err := o.explain(unix.Fchown(d.fd, int(o.UID), int(o.GID))); err != nil {
+	if err := o.explain(overlay.Chown(d.fd, o.UID, o.GID)); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(d.fd, d.w.bits(d.e)); err != nil {
@@ -264,9 +264,9 @@ func (w *writer) attributes(fd int, e *entry) error {
 		return err
 	}
 	o, bits := w.ownerOr(e.owner()), w.bits(e)
-	given := o != Owner{st.Uid, st.Gid}
+	given := o != Owner{st.Uid, st.Gid} || overlay.UserXattr() // where the kernel need not know the owner
 	if given {
-		if err := o.explain(unix.Fchown(fd, int(o.UID), int(o.GID))); err != nil {
+		if err := o.explain(overlay.Chown(fd, o.UID, o.GID)); err != nil {
 			return err
 		}
 	}

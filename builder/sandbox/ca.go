@@ -124,7 +124,12 @@ func (r *run) coverBundle(at string, n *overlay.Node, pem []byte) error {
 		return err
 	}
 	name := filepath.Join(r.props.dir, at)
-	if err := os.Chown(name, int(n.Stat.Uid), int(n.Stat.Gid)); err != nil {
+	laid, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer laid.Close()
+	if err := overlay.Chown(int(laid.Fd()), n.Stat.Uid, n.Stat.Gid); err != nil {
 		return err
 	}
 	return os.Chtimes(name, n.ModTime(), n.ModTime())

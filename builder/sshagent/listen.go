@@ -98,8 +98,9 @@ func bind(dir string, access Access) (*net.UnixListener, error) {
 	if access.Mode == 0 {
 		mode = 0o600
 	}
+	// EINVAL: this user namespace has no such id, and nobody to keep out.
 	err = os.Chown(name, int(access.UID), int(access.GID))
-	if err == nil {
+	if err == nil || errors.Is(err, unix.EINVAL) {
 		err = unix.Chmod(name, mode)
 	}
 	if err != nil {

@@ -48,13 +48,13 @@ func (u *unpacker) make(h *tar.Header, base string, r io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("make a symbolic link: %w", err)
 		}
-		return specialMeta(at, base, h)
+		return u.specialMeta(base, h)
 	case tar.TypeFifo:
-		return u.mknod(at, base, unix.S_IFIFO, h)
+		return u.mknod(base, unix.S_IFIFO, h)
 	case tar.TypeChar:
-		return u.mknod(at, base, unix.S_IFCHR, h)
+		return u.mknod(base, unix.S_IFCHR, h)
 	case tar.TypeBlock:
-		return u.mknod(at, base, unix.S_IFBLK, h)
+		return u.mknod(base, unix.S_IFBLK, h)
 	}
 	return fmt.Errorf("entries of type %q are unknown", h.Typeflag)
 }
@@ -233,23 +233,25 @@ func writeAt(fd int, b []byte, off int64) error {
 	return nil
 }
 
+// file names base in the current parent.
+func (u *unpacker) file(base string) overlay.Place {
+	return overlay.Place{Layer: u.dir, At: u.parent.path, Dir: u.parent.fd, Name: base}
+}
+
 // mknod makes a fifo or device.
-func (u *unpacker) mknod(at int, base string, kind uint32, h *tar.Header) error {
+func (u *unpacker) mknod(base string, kind uint32, h *tar.Header) error {
 	if h.Devmajor < 0 || h.Devminor < 0 || h.Devmajor > 1<<32-1 || h.Devminor > 1<<32-1 {
 		return fmt.Errorf("there is no device %d:%d", h.Devmajor, h.Devminor)
 	}
-	dev := 0
+	dev := uint64(0)
 	if kind != unix.S_IFIFO {
-		dev = int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)))
+		dev = unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))
 	}
-	err := replacing(at, base, func() error { return unix.Mknodat(at, base, kind|0o600, dev) })
-	if err == unix.EPERM {
-		return fmt.Errorf("make device %d:%d: only root outside of a user namespace may: %w", h.Devmajor, h.Devminor, err)
-	}
+	err := replacing(u.parent.fd, base, func() error { return u.file(base).Mknod(kind|0o600, dev) })
 	if err != nil {
 		return fmt.Errorf("make a device or fifo: %w", err)
 	}
-	return specialMeta(at, base, h)
+	return u.specialMeta(base, h)
 }
 
 // hardLink gives a file of the tree another name. One of a lower layer is copied up first: a layer can link only what

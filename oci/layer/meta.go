@@ -36,9 +36,10 @@ func fileMeta(fd int, h *tar.Header) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("stat: %w", err)
 	}
-	mode, given := uint32(h.Mode)&0o7777, st.Uid != uint32(h.Uid) || st.Gid != uint32(h.Gid)
+	// In a user namespace the kernel need not know the owner.
+	mode, given := uint32(h.Mode)&0o7777, st.Uid != uint32(h.Uid) || st.Gid != uint32(h.Gid) || overlay.UserXattr()
 	if given {
-		if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
+		if err := overlay.Chown(fd, uint32(h.Uid), uint32(h.Gid)); err != nil {
 			return ownerError(h, err)
 		}
 	}
@@ -51,13 +52,14 @@ func fileMeta(fd int, h *tar.Header) error {
 }
 
 // specialMeta sets all attributes of a link, fifo or device, which cannot be opened as others are.
-func specialMeta(at int, base string, h *tar.Header) error {
+func (u *unpacker) specialMeta(base string, h *tar.Header) error {
 	if err := checkOwner(h); err != nil {
 		return err
 	}
-	if err := unix.Fchownat(at, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := u.file(base).Chown(uint32(h.Uid), uint32(h.Gid)); err != nil {
 		return ownerError(h, err)
 	}
+	at := u.parent.fd
 	fd, err := openAt(at, base, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
@@ -85,9 +87,6 @@ func checkOwner(h *tar.Header) error {
 }
 
 func ownerError(h *tar.Header, err error) error {
-	if err == unix.EINVAL {
-		return fmt.Errorf("chown to %d:%d: the ids are not mapped in this user namespace: %w", h.Uid, h.Gid, err)
-	}
 	return fmt.Errorf("chown to %d:%d: %w", h.Uid, h.Gid, err)
 }
 

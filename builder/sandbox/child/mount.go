@@ -288,7 +288,8 @@ func (s *state) file(op File) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Fchown(fd, int(op.UID), int(op.GID)); err != nil {
+	// EINVAL: this user namespace has no such id, so nobody in it can be kept out either.
+	if err := unix.Fchown(fd, int(op.UID), int(op.GID)); err != nil && err != unix.EINVAL {
 		return fmt.Errorf("owner %d:%d: %w", op.UID, op.GID, err)
 	}
 	return unix.Fchmod(fd, op.Mode)
