@@ -179,7 +179,7 @@ func newDir(fd int) error {
 	return unix.Fchmod(fd, 0o755)
 }
 
-// setMeta gives an open directory the attributes of a node. Owner first, as chown clears mode bits; times last.
+// setMeta gives an open file or directory the attributes of a node. Owner first, as chown clears mode bits; times last.
 func setMeta(fd int, n *Node) error {
 	if err := Chown(fd, n.Stat.Uid, n.Stat.Gid); err != nil {
 		return fmt.Errorf("chown to %d:%d: %w", n.Stat.Uid, n.Stat.Gid, err)
@@ -192,7 +192,7 @@ func setMeta(fd int, n *Node) error {
 		return err
 	}
 	for name, value := range attrs {
-		if err := unix.Fsetxattr(fd, name, []byte(value), 0); err != nil {
+		if err := unix.Fsetxattr(fd, name, []byte(value), 0); err != nil && err != unix.ENOTSUP {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}

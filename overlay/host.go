@@ -105,15 +105,12 @@ func xattrs(fd int) (map[string]string, error) {
 
 // readXattrs reads what list and get yield.
 func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) (map[string]string, error) {
-	names, err := growing(list)
-	if err == unix.ENOTSUP {
-		return nil, nil
-	}
-	if err != nil || len(names) == 0 {
+	names, err := xattrNames(list)
+	if err != nil {
 		return nil, err
 	}
 	var m map[string]string
-	for _, name := range strings.Split(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+	for _, name := range names {
 		if IsOwnXattr(name) {
 			continue
 		}
@@ -130,6 +127,18 @@ func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, e
 		m[name] = string(value)
 	}
 	return m, nil
+}
+
+// xattrNames lists the names of attributes, of which list yields the raw ones.
+func xattrNames(list func([]byte) (int, error)) ([]string, error) {
+	names, err := growing(list)
+	if err == unix.ENOTSUP {
+		return nil, nil
+	}
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSuffix(string(names), "\x00"), "\x00"), nil
 }
 
 // growing calls read with a larger buffer until the answer fits.

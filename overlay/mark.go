@@ -127,3 +127,20 @@ func markOf(fd int, name string) (value string, ok bool, err error) {
 	}
 	return "", false, nil
 }
+
+// dropMarks removes overlayfs's own attributes from an open file.
+func dropMarks(fd int) error {
+	names, err := xattrNames(func(buf []byte) (int, error) { return unix.Listxattr(procPath(fd), buf) })
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, trustedPrefix) && !strings.HasPrefix(name, userPrefix) {
+			continue
+		}
+		if err := unix.Removexattr(procPath(fd), name); err != nil && err != unix.ENODATA {
+			return err
+		}
+	}
+	return nil
+}

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -252,6 +253,8 @@ func (e *entry) content(from *opener) (sum Content, err error) {
 	h.Sum(sum[:0])
 	return sum, nil
 }
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
 
 // hashData hashes the first size bytes of an open file.
 func hashData(h hash.Hash, fd int, size int64) error {

@@ -3,6 +3,7 @@ package copier
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +58,7 @@ func (w *writer) inline(d *dir, e *entry) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := writeAt(fd, e.data, 0); err != nil {
+	if err := overlay.WriteAt(fd, e.data, 0); err != nil {
 		return err
 	}
 	return w.attributes(fd, e)
@@ -112,6 +113,15 @@ func (w *writer) special(d *dir, e *entry) error {
 		return fmt.Errorf("make device: %w", err)
 	}
 	return w.named(d, e)
+}
+
+// copyData copies a file's bytes. A source that became shorter has changed.
+func copyData(dst, src int, st *unix.Stat_t) error {
+	err := overlay.CopyData(dst, src, st)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return errChanged
+	}
+	return err
 }
 
 // file names a file of d.

@@ -129,7 +129,7 @@ func (f *filling) Read(p []byte) (int, error) {
 		err = errChanged
 	}
 	if err == nil {
-		err = writeAt(f.dst, p[:n], f.at)
+		err = overlay.WriteAt(f.dst, p[:n], f.at)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("copy %q: %w", f.e.path, err)

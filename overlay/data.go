@@ -1,4 +1,4 @@
-package copier
+package overlay
 
 import (
 	"errors"
@@ -13,8 +13,9 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b 
 // sparseFrom is the size in bytes below which holes are not looked for: that costs more than they do.
 const sparseFrom = 64 << 10
 
-// copyData copies st.Size bytes between the starts of two open files, holes as holes.
-func copyData(dst, src int, st *unix.Stat_t) error {
+// CopyData copies st.Size bytes between the starts of two open files, holes as holes. Blocks are shared where the file
+// system can (a copy is never seen through the other file). A source that is shorter is io.ErrUnexpectedEOF.
+func CopyData(dst, src int, st *unix.Stat_t) error {
 	if st.Size < sparseFrom || st.Blocks*512 >= st.Size {
 		return copyRange(dst, src, 0, st.Size)
 	}
@@ -79,9 +80,9 @@ func copyByHand(dst, src int, at, end int64) error {
 			return err
 		}
 		if n == 0 {
-			return errChanged
+			return io.ErrUnexpectedEOF
 		}
-		if err := writeAt(dst, buf[:n], at); err != nil {
+		if err := WriteAt(dst, buf[:n], at); err != nil {
 			return err
 		}
 		at += int64(n)
@@ -89,7 +90,8 @@ func copyByHand(dst, src int, at, end int64) error {
 	return nil
 }
 
-func writeAt(fd int, b []byte, at int64) error {
+// WriteAt writes all of b to an open file.
+func WriteAt(fd int, b []byte, at int64) error {
 	for len(b) > 0 {
 		n, err := unix.Pwrite(fd, b, at)
 		if errors.Is(err, unix.EINTR) {
