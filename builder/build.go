@@ -69,8 +69,9 @@ type BuildOptions struct {
 
 // SandboxOptions are what the user may choose of the sandbox of RUN and run.
 type SandboxOptions struct {
-	Hosts  []sandbox.HostEntry
-	Limits sandbox.Limits
+	Hosts       []sandbox.HostEntry
+	Limits      sandbox.Limits
+	Snapshotter Snapshotter
 	// CA is a PEM file that steps and registries trust; "" for none.
 	CA string
 }

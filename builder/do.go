@@ -49,12 +49,13 @@ func (b *build) command(ctx context.Context, op *plan.Run, draft *snapshot.Draft
 	if err := mkdir(draft, &plan.Mkdir{Path: op.Dir, User: op.User}); err != nil {
 		return err
 	}
-	m := &mounts{b: b, ui: ui}
+	m := &mounts{b: b, ui: ui, copies: b.copies(ui)}
 	defer func() { err = errors.Join(err, m.close()) }()
 	if err := m.addAll(ctx, op.Mounts); err != nil {
 		return err
 	}
 	spec := b.o.Sandbox.spec(draft)
+	spec.Copy = m.copies
 	spec.Insecure = op.Security == plan.SecurityInsecure
 	spec.Args, spec.Dir, spec.User = op.Args, op.Dir, user
 	spec.Env = withHome(slices.Concat(op.Proxy, op.Env, m.env), home)

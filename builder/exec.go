@@ -59,6 +59,10 @@ func (s *Store) Run(ctx context.Context, ref string, o RunOptions) error {
 	if err != nil {
 		return err
 	}
+	if chosen, why := s.Snapshotter(o.Sandbox.Snapshotter); chosen == NativeSnapshotter {
+		spec.Copy = true
+		o.Warn(copiesNote(why))
+	}
 	// What was shown of a pull is over; the terminal is the command's now.
 	o.Progress.Close()
 	return sandbox.Run(ctx, spec)

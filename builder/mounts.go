@@ -25,6 +25,8 @@ type mounts struct {
 	b  *build
 	ui *progress.Step
 
+	copies bool // trees are copied, not mounted
+
 	list  []sandbox.Mount
 	env   []string // variables that secrets and the agent set
 	agent bool     // SSH_AUTH_SOCK is set: the first agent's counts
@@ -84,7 +86,7 @@ func (m *mounts) bind(ctx context.Context, w *plan.Mount) error {
 		return err
 	}
 	mount := sandbox.Mount{Kind: sandbox.TreeMount, Target: w.Target, Tree: tree, Path: w.Source, ReadOnly: w.ReadOnly}
-	if !w.ReadOnly {
+	if !w.ReadOnly || m.copies {
 		if mount.Upper, mount.Work, err = m.throwaway(); err != nil {
 			return err
 		}

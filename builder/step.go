@@ -49,6 +49,8 @@ type build struct {
 
 	packs *packs
 	leaks leaks
+
+	copiesSaid sync.Once
 }
 
 // start makes what each step of the graph needs.

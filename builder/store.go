@@ -48,6 +48,9 @@ type Store struct {
 	lock   *os.File
 	net    registry.Options
 
+	overlayOnce sync.Once
+	overlayErr  error // why overlayfs cannot be mounted in the store, once it was tried
+
 	imagesMu sync.Mutex // of those who read an image record, change it and write it
 }
 

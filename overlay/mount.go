@@ -32,8 +32,7 @@ func (m Mount) At(target string) error {
 		m.Empty = target
 	}
 	fd, err := m.Open()
-	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EINVAL) {
-		// A kernel that does not know lowerdir+ says either; when the old way fails too, the new way's words are better.
+	if oldKernel(err) { // when the old way fails too, the new way's words are better
 		if m.mountOld(target) == nil {
 			return nil
 		}
@@ -47,6 +46,11 @@ func (m Mount) At(target string) error {
 		return fmt.Errorf("mount overlay: attach at %s: %w", target, err)
 	}
 	return nil
+}
+
+// oldKernel tells whether err may be that of a kernel that does not know lowerdir+.
+func oldKernel(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EINVAL)
 }
 
 // Open mounts the stack without attaching it anywhere: the result is good for move_mount or, by openat, as a root of its

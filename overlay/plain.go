@@ -38,7 +38,8 @@ type plainLinks struct {
 	moved string // where Collect has put the first one that came along with its directory
 }
 
-// CopyTree copies the directory n of a tree into the empty directory dir. Sockets are left out.
+// CopyTree copies what the directory n of a tree holds into the empty directory dir, or n itself if it is none. Sockets
+// are left out.
 func CopyTree(ctx context.Context, n *Node, dir string) (*Plain, error) {
 	real, err := realDir(dir)
 	if err != nil {
@@ -50,7 +51,12 @@ func CopyTree(ctx context.Context, n *Node, dir string) (*Plain, error) {
 		return nil, err
 	}
 	c := &treeCopier{Plain: p, ctx: ctx}
-	if err := c.fill(fd, ".", n); err != nil {
+	if n.IsDir() {
+		err = c.fill(fd, ".", n)
+	} else {
+		err = errors.Join(c.put(Place{Layer: real, At: ".", Dir: fd, Name: n.Name}, n), unix.Close(fd))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("copy tree: %w", err)
 	}
 	return p, p.settle()

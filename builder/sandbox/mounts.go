@@ -284,6 +284,11 @@ func (r *run) mountOp(m Mount, id string) ([]child.Op, error) {
 	bind := child.Bind{From: m.Source, Path: m.Path, Target: at, Attr: attr, Make: kind, Recursive: true}
 	switch m.Kind {
 	case TreeMount:
+		if r.spec.Copy {
+			bind.Recursive = false
+			bind.From, bind.Path, err = r.copyMount(m, m.source(), id)
+			return []child.Op{bind}, err
+		}
 		bind.From, bind.Tree, bind.Recursive = "", "tree-"+id, false
 		tree, err := r.mountTree(child.MountTree{Lower: m.Tree, Upper: m.Upper, Work: m.Work, At: bind.Tree, Volatile: true})
 		return []child.Op{tree, bind}, err
@@ -322,7 +327,6 @@ func (m Mount) tmpfsOptions() []string {
 
 // isDir tells whether a directory is to be mounted.
 func (m Mount) isDir() (bool, error) {
-	source := overlay.Stack{m.Source}
 	switch m.Kind {
 	case TmpfsMount:
 		return true, nil
@@ -337,14 +341,10 @@ func (m Mount) isDir() (bool, error) {
 			return st.IsDir(), nil
 		}
 	case TreeMount:
-		source = m.Tree
-		if m.Upper != "" {
-			source = append(overlay.Stack{m.Upper}, m.Tree...)
-		}
 	default:
 		return false, fmt.Errorf("mount kind %d does not exist", m.Kind)
 	}
-	n, _, err := source.Follow(m.Path)
+	n, _, err := m.source().Follow(m.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("source %q: not found", path.Clean("/"+m.Path))
 	}
@@ -352,6 +352,17 @@ func (m Mount) isDir() (bool, error) {
 		return false, err
 	}
 	return n.IsDir(), nil
+}
+
+// source is the tree that a BindMount or a TreeMount shows a part of.
+func (m Mount) source() overlay.Stack {
+	switch {
+	case m.Kind == BindMount:
+		return overlay.Stack{m.Source}
+	case m.Upper != "":
+		return append(overlay.Stack{m.Upper}, m.Tree...)
+	}
+	return m.Tree
 }
 
 // hostFiles are /etc/hosts and /etc/resolv.conf: writable, as in a container, and gone afterwards.

@@ -52,6 +52,8 @@ type run struct {
 	proc    *os.Process
 	control *control
 	stdio   stdio
+	copies  []*treeCopy
+	collect func(context.Context) error // brings home what the command changed in the copy of its tree; nil for none
 	cleanup []func() error
 
 	exit  *syscall.WaitStatus
@@ -116,6 +118,9 @@ func (r *run) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.makeCopies(ctx); err != nil {
+		return err
+	}
 	if err := r.limit(); err != nil {
 		return err
 	}
@@ -125,7 +130,10 @@ func (r *run) run(ctx context.Context) error {
 	if err := r.start(ops); err != nil {
 		return err
 	}
-	return r.wait(ctx)
+	if err := r.wait(ctx); err != nil || r.collect == nil {
+		return err
+	}
+	return r.collect(ctx)
 }
 
 // ops is everything the child has to do, in order.
@@ -206,9 +214,19 @@ func (r *run) prepareProps() (err error) {
 
 func (r *run) treeOp() (child.Op, error) {
 	s := r.spec
-	return r.mountTree(child.MountTree{
-		Lower: s.Tree, Upper: s.Upper, Work: s.Work, At: "root", Volatile: true, Root: true, Props: r.props.used || len(s.Tree) == 0,
-	})
+	op := child.MountTree{Upper: s.Upper, At: "root", Root: true}
+	props := r.props.used || len(s.Tree) == 0
+	if s.Copy {
+		lower := s.Tree
+		if props {
+			lower = append(overlay.Stack{s.Scratch}, s.Tree...)
+		}
+		var err error
+		op.Plain, err = r.copyRoot(lower)
+		return op, err
+	}
+	op.Lower, op.Work, op.Volatile, op.Props = s.Tree, s.Work, true, props
+	return r.mountTree(op)
 }
 
 // commandOps leave the host behind and become the command.

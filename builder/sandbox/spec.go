@@ -34,6 +34,9 @@ type Spec struct {
 	Upper, Work string
 	// Scratch is an empty directory, for mountpoints; the caller removes it afterwards.
 	Scratch string
+	// Copy is for where overlayfs cannot be mounted: the command works in a copy of the tree, made in Work, and when it has
+	// succeeded Upper is filled with what it changed there. Each TreeMount needs a Work then too.
+	Copy bool
 
 	Args []string // the program, looked up in Env's PATH inside the tree, and its arguments; at least one
 	Env  []string // "K=V"; HOME is added from the tree's passwd file if missing

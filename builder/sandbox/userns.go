@@ -59,6 +59,10 @@ func (r *run) chooseUserns() {
 	if r.spec.Insecure || len(r.spec.Devices) > 0 {
 		return
 	}
+	if r.spec.Copy {
+		r.withoutUserns(errors.New("not where trees are copied instead of mounted"))
+		return
+	}
 	u, err := theUserns()
 	if err == nil {
 		r.userns = u

@@ -19,6 +19,7 @@ import (
 type sandboxFlags struct {
 	hosts, ulimits       []string
 	memory, shmSize, cpu string
+	snapshotter          string
 	pids                 int64
 }
 
@@ -29,11 +30,16 @@ func (f *sandboxFlags) register(c *cobra.Command) {
 	fl.StringVar(&f.memory, "memory", "", "most memory, as in `512m`")
 	fl.StringVar(&f.cpu, "cpus", "", "most processors, as in `1.5`")
 	fl.Int64Var(&f.pids, "pids-limit", 0, "largest `number` of processes")
+	fl.StringVar(&f.snapshotter, "snapshotter", os.Getenv("BUILDER_SNAPSHOTTER"), "how a command gets its tree: `auto`, overlay (mounted) or "+
+		"native (copied) (default $BUILDER_SNAPSHOTTER, else auto)")
 	fl.StringVar(&f.shmSize, "shm-size", "", "`size` of /dev/shm (default 64m)")
 }
 
 // options reads the flags; ca is the file of certificate authorities or "".
 func (f *sandboxFlags) options(ca string) (o builder.SandboxOptions, err error) {
+	if o.Snapshotter, err = builder.ParseSnapshotter(f.snapshotter); err != nil {
+		return o, usagef("--snapshotter %w", err)
+	}
 	if ca != "" {
 		if o.CA, err = filepath.Abs(ca); err != nil {
 			return o, err

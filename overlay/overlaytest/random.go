@@ -20,7 +20,8 @@ import (
 // applied to any copy of it, mounted or not. Equal seeds give equal changes.
 //
 // Files with several names are never changed in place: overlayfs parts lower hard links when one is changed, a plain
-// directory does not.
+// directory does not. Nor is a directory moved in which a file has a name that has another elsewhere: overlayfs refuses
+// to rename directories of lower layers, and what programs do then parts the two.
 type Random struct {
 	Plain string
 	rng   *rand.Rand
@@ -151,7 +152,7 @@ func (r *Random) onDir(dirs, files []string, fresh string) (string, fstest.Appli
 	case 2:
 		return r.touched("replace by a file", fstest.Apply(fstest.RemoveAll(dir), fstest.CreateFile(dir, r.bytes(), 0o4755)), dir)
 	case 3:
-		if !r.exists(fresh) && !strings.HasPrefix(fresh, dir+"/") {
+		if !r.exists(fresh) && !strings.HasPrefix(fresh, dir+"/") && !r.linkedOutside(dir) {
 			return r.touched("move", move(dir, fresh), dir, fresh)
 		}
 	case 4:
@@ -203,6 +204,25 @@ func lchown(name string, uid, gid int) fstest.Applier {
 type applier func(root string) error
 
 func (a applier) Apply(root string) error { return a(root) }
+
+// linkedOutside tells whether a file below dir has another name that is not.
+func (r *Random) linkedOutside(dir string) bool {
+	names := map[uint64][]uint64{} // by inode: the count of links, once for each name below dir
+	filepath.WalkDir(filepath.Join(r.Plain, dir), func(path string, d fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(r.Plain, path)
+		if !d.IsDir() {
+			st := r.lstat(rel)
+			names[st.Ino] = append(names[st.Ino], st.Nlink)
+		}
+		return err
+	})
+	for _, links := range names {
+		if int(links[0]) > len(links) {
+			return true
+		}
+	}
+	return false
+}
 
 func one(r *Random, from []string) string { return from[r.rng.IntN(len(from))] }
 

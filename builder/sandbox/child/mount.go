@@ -71,7 +71,7 @@ func (s *state) mountTree(op MountTree) error {
 		if err := s.attachHidden(op.Mounted, op.At); err != nil {
 			return fmt.Errorf("attach overlay: %w", err)
 		}
-	} else if err := overlayAt(m, at); err != nil {
+	} else if err := mountAt(at, op.Plain, m); err != nil {
 		return err
 	}
 	fd, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -79,8 +79,12 @@ func (s *state) mountTree(op MountTree) error {
 		return fmt.Errorf("open tree: %w", err)
 	}
 	// Device nodes that a command makes, or an image brings, must not reach the host's disks.
-	if err := SetAttr(fd, unix.MOUNT_ATTR_NODEV, false); err != nil {
-		return fmt.Errorf("mount overlay nodev: %w", err)
+	attr := uint64(unix.MOUNT_ATTR_NODEV)
+	if op.Upper == "" {
+		attr |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err := SetAttr(fd, attr, false); err != nil {
+		return fmt.Errorf("mount tree nodev: %w", err)
 	}
 	if op.Root {
 		s.root = fd
@@ -89,11 +93,15 @@ func (s *state) mountTree(op MountTree) error {
 	return unix.Close(fd)
 }
 
-func overlayAt(m overlay.Mount, at string) error {
+// mountAt mounts m, or the directory plain if there is one, at the new directory at.
+func mountAt(at, plain string, m overlay.Mount) error {
 	if err := unix.Mkdir(at, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", at, err)
 	}
-	return m.At(at)
+	if plain == "" {
+		return m.At(at)
+	}
+	return wrap("mount "+plain, unix.Mount(plain, at, "", unix.MS_BIND, ""))
 }
 
 // newFS returns a new file system as a mount that is attached nowhere yet.

@@ -50,8 +50,9 @@ type Tun struct {
 
 // MountTree mounts an overlay at the new directory At of the hidden tmpfs. Root makes it the root of all root paths and
 // what Pivot turns to; Props lays what the scratch directory holds over Lower. A device node in it opens no device.
-// Mounted, unless 0, is a mount of the parent's to take instead.
+// Mounted, unless 0, is a mount of the parent's to take instead, and Plain, unless "", a directory that holds the whole tree.
 type MountTree struct {
+	Plain       string
 	Lower       []string // uppermost first
 	Upper, Work string
 	At          string
