@@ -76,7 +76,7 @@ func (b *build) command(ctx context.Context, op *plan.Run, draft *snapshot.Draft
 	err = errors.Join(sandbox.Run(ctx, spec), out.Flush())
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) && ctx.Err() == nil {
-		return &CommandError{Args: op.Args, Err: exit, Output: ui.Tail(tailLines)}
+		return &CommandError{Args: op.Args, Err: exit, Output: ui.Tail(tailLines), Hint: oneIDHint(ui.Tail(tailLines))}
 	}
 	return err
 }
@@ -110,9 +110,28 @@ type CommandError struct {
 	Err  *sandbox.ExitError
 	// Output is the end of what the command printed.
 	Output []string
+	// Hint says what of this machine may be behind it; "" for nothing.
+	Hint string
 }
 
-func (e *CommandError) Error() string { return e.Err.Error() }
+func (e *CommandError) Error() string {
+	if e.Hint != "" {
+		return e.Err.Error() + " (" + e.Hint + ")"
+	}
+	return e.Err.Error()
+}
+
+// oneIDHint tells of the one thing that a command cannot do where there is only one id, if its output looks like that.
+func oneIDHint(output []string) string {
+	looks := slices.ContainsFunc(output, func(line string) bool {
+		return strings.Contains(line, "nvalid argument") || strings.Contains(line, "peration not permitted")
+	})
+	ids, err := sandbox.CurrentIDs()
+	if !looks || err != nil || ids.Why == "" {
+		return ""
+	}
+	return "commands have one id here, as " + ids.Why + ": chown and setuid to another one fail with \"Invalid argument\""
+}
 
 // Unwrap returns how the command ended.
 func (e *CommandError) Unwrap() error { return e.Err }

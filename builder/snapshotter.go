@@ -1,11 +1,11 @@
 package builder
 
 import (
-	"errors"
 	"fmt"
 
 	"builder/builder/progress"
 	"builder/overlay"
+	"builder/snapshot"
 )
 
 // Snapshotter is how a command gets to see a tree that it may change. Layers are the same either way.
@@ -48,11 +48,7 @@ func (s *Store) Snapshotter(want Snapshotter) (chosen Snapshotter, why string) {
 
 // tryOverlay mounts an overlay in the store.
 func (s *Store) tryOverlay() error {
-	d, err := s.trees.Begin("")
-	if err != nil {
-		return err
-	}
-	return errors.Join(overlay.Check(d.Scratch()), d.Discard())
+	return s.inDraft(func(d *snapshot.Draft) error { return overlay.Check(d.Scratch()) })
 }
 
 // copies tells whether commands work in copies of their trees, and says so once in a build.

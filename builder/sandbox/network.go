@@ -24,18 +24,25 @@ var (
 	maxResolvers = 3 // as the C library has it (MAXNS)
 )
 
-// chooseNetwork settles what network the command gets.
-func (r *run) chooseNetwork() {
-	if r.network != NetDefault {
-		return
+// ChooseNetwork settles what a command gets that wants a network, and why it is another one; "" if it is not.
+func ChooseNetwork(want Network) (Network, string) {
+	if want != NetDefault {
+		return want, ""
 	}
 	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == nil {
 		unix.Close(fd)
-		return
+		return NetDefault, ""
 	}
-	r.spec.Warn(fmt.Sprintf("network: %s: %v; the command uses the host's network instead of one of its own", tunDevice, err))
-	r.network = NetHost
+	return NetHost, fmt.Sprintf("%s: %v", tunDevice, err)
+}
+
+// chooseNetwork settles what network the command gets.
+func (r *run) chooseNetwork() {
+	var why string
+	if r.network, why = ChooseNetwork(r.network); why != "" {
+		r.spec.Warn("network: " + why + "; the command uses the host's network instead of one of its own")
+	}
 }
 
 func (r *run) networkOps() []child.Op {

@@ -1,16 +1,12 @@
 package sandbox
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"os/user"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -76,7 +72,7 @@ func runInUserNamespace() (syscall.WaitStatus, error) {
 	})
 	read.Close()
 	if err != nil {
-		return 0, fmt.Errorf("%w; the machine may not allow users to make user namespaces", err)
+		return 0, explainUserNamespace(err)
 	}
 	if err := mapIDs(p.Pid); err != nil {
 		write.Close()
@@ -141,78 +137,4 @@ func endAs(ws syscall.WaitStatus) {
 		os.Exit(128 + int(ws.Signal()))
 	}
 	os.Exit(ws.ExitStatus())
-}
-
-// mapIDs gives a process's user namespace its ids: 0 is the user, what comes after are the subordinate ids.
-func mapIDs(pid int) error {
-	uids, gids := subordinate("/etc/subuid"), subordinate("/etc/subgid")
-	if uids == nil || gids == nil {
-		return mapOwnID(pid)
-	}
-	if err := runMapper("newuidmap", pid, os.Getuid(), uids); errors.Is(err, exec.ErrNotFound) {
-		return mapOwnID(pid)
-	} else if err != nil {
-		return err
-	}
-	return runMapper("newgidmap", pid, os.Getgid(), gids)
-}
-
-// idRange is a line of /etc/subuid.
-type idRange struct{ first, count uint64 }
-
-// subordinate returns the ranges that a file gives to this user, by name or number.
-func subordinate(file string) (ranges []idRange) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil
-	}
-	own := strconv.Itoa(os.Getuid())
-	name := own
-	if u, err := user.LookupId(own); err == nil {
-		name = u.Username
-	}
-	for line := range strings.Lines(string(b)) {
-		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) != 3 || (f[0] != own && f[0] != name) {
-			continue
-		}
-		first, err1 := strconv.ParseUint(f[1], 10, 32)
-		count, err2 := strconv.ParseUint(f[2], 10, 32)
-		if err1 == nil && err2 == nil && count > 0 {
-			ranges = append(ranges, idRange{first, count})
-		}
-	}
-	return ranges
-}
-
-// runMapper runs newuidmap or newgidmap, which have the privilege to map more than one id.
-func runMapper(program string, pid, own int, ranges []idRange) error {
-	args := []string{strconv.Itoa(pid), "0", strconv.Itoa(own), "1"}
-	next := uint64(1)
-	for _, r := range ranges {
-		for _, n := range []uint64{next, r.first, r.count} {
-			args = append(args, strconv.FormatUint(n, 10))
-		}
-		next += r.count
-	}
-	out, err := exec.Command(program, args...).CombinedOutput()
-	if err != nil && len(out) > 0 {
-		return fmt.Errorf("%s: %s", program, bytes.TrimSpace(out))
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", program, err)
-	}
-	return nil
-}
-
-// mapOwnID maps the user's own ids, which needs no privilege if setgroups is switched off before.
-func mapOwnID(pid int) error {
-	for _, f := range []struct{ name, text string }{
-		{"uid_map", fmt.Sprintf("0 %d 1", os.Getuid())}, {"setgroups", "deny"}, {"gid_map", fmt.Sprintf("0 %d 1", os.Getgid())},
-	} {
-		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, f.name), []byte(f.text), 0); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -40,6 +41,17 @@ func capabilitySet() (set uint64) {
 		set |= 1 << c.bit
 	}
 	return set
+}
+
+// CheckFilter tells whether commands can have their system call filter.
+func CheckFilter() error {
+	if _, err := seccompFilter(); err != nil {
+		return err
+	}
+	if _, err := os.Stat("/proc/sys/kernel/seccomp"); err != nil {
+		return fmt.Errorf("seccomp: %w", err)
+	}
+	return nil
 }
 
 // seccompFilter is the filter program for our capabilities on this machine, made once (0.3 ms).

@@ -30,9 +30,13 @@ func (f *sandboxFlags) register(c *cobra.Command) {
 	fl.StringVar(&f.memory, "memory", "", "most memory, as in `512m`")
 	fl.StringVar(&f.cpu, "cpus", "", "most processors, as in `1.5`")
 	fl.Int64Var(&f.pids, "pids-limit", 0, "largest `number` of processes")
-	fl.StringVar(&f.snapshotter, "snapshotter", os.Getenv("BUILDER_SNAPSHOTTER"), "how a command gets its tree: `auto`, overlay (mounted) or "+
-		"native (copied) (default $BUILDER_SNAPSHOTTER, else auto)")
+	f.registerSnapshotter(c)
 	fl.StringVar(&f.shmSize, "shm-size", "", "`size` of /dev/shm (default 64m)")
+}
+
+func (f *sandboxFlags) registerSnapshotter(c *cobra.Command) {
+	c.Flags().StringVar(&f.snapshotter, "snapshotter", os.Getenv("BUILDER_SNAPSHOTTER"), "how a command gets its tree: `auto`, overlay (mounted) "+
+		"or native (copied) (default $BUILDER_SNAPSHOTTER, else auto)")
 }
 
 // options reads the flags; ca is the file of certificate authorities or "".

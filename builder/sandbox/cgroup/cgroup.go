@@ -9,8 +9,10 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -134,6 +136,22 @@ func (g *Group) Add(pid int) error {
 		}
 	}
 	return nil
+}
+
+// Version is that of the hierarchies that the group is in: "v1", "v2", or both; "" for no group.
+func (g *Group) Version() string {
+	if g == nil {
+		return ""
+	}
+	versions := map[string]bool{}
+	for _, dir := range g.dirs {
+		version := "v1"
+		if exists(filepath.Join(dir, "cgroup.controllers")) {
+			version = "v2"
+		}
+		versions[version] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(versions)), " and ")
 }
 
 // OOM tells whether the kernel has killed something in the group for lack of memory.

@@ -221,7 +221,7 @@ func execError(file string, op Exec, err error) error {
 	case err == syscall.EACCES, err == syscall.ENOEXEC, err == syscall.EISDIR:
 		return &coded{126, fmt.Errorf("exec %s: %w", file, err)}
 	case err == syscall.EINVAL:
-		return fmt.Errorf("exec %s as user %d:%d: %w: the id has no mapping in this user namespace", file, op.UID, op.GID, err)
+		return fmt.Errorf("exec %s as user %d:%d: %w: the id has no mapping in this user namespace (more come from /etc/subuid and /etc/subgid)", file, op.UID, op.GID, err)
 	}
 	return &coded{126, fmt.Errorf("exec %s: %w", file, err)}
 }
