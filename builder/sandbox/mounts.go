@@ -133,17 +133,15 @@ func (r *run) kernelOps() ([]child.Op, error) {
 	ops := []child.Op{
 		child.Mount{Type: "proc", Target: "proc", Attr: nosuid | nodev | noexec},
 	}
-	if r.spec.Insecure {
-		return append(ops, child.Mount{Type: "sysfs", Target: "sys", Attr: nosuid | nodev | noexec}), nil
+	// In a user namespace only the owner of a network namespace may mount sysfs, and only where none of the /sys around
+	// is masked.
+	sys := child.Mount{Type: "sysfs", Target: "sys", Attr: nosuid | nodev | noexec, OrBind: "/sys"}
+	if !r.spec.Insecure {
+		sys.Attr |= rdonly
 	}
-	if r.network == NetHost && (overlay.UserXattr() || r.userns != nil) {
-		// Only the owner of a network namespace may mount sysfs, and the machine's is not ours.
-		ops = append(ops, child.Bind{From: "/sys", Target: "sys", Attr: nosuid | nodev | noexec | rdonly, Recursive: true})
-	} else {
-		ops = append(ops, child.Mount{Type: "sysfs", Target: "sys", Attr: nosuid | nodev | noexec | rdonly})
-		if cgroup2Host() {
-			ops = append(ops, child.Mount{Type: "cgroup2", Target: "sys/fs/cgroup", Attr: nosuid | nodev | noexec | rdonly, Optional: true})
-		}
+	ops = append(ops, sys)
+	if !r.spec.Insecure && cgroup2Host() {
+		ops = append(ops, child.Mount{Type: "cgroup2", Target: "sys/fs/cgroup", Attr: nosuid | nodev | noexec | rdonly, Optional: true})
 	}
 	return ops, nil
 }

@@ -34,7 +34,7 @@ type storePair struct{ one, two string }
 // TestConformance builds every case with builder, from nothing, from cache and in
 // two stores, and holds the results against the golden ones and against buildah's.
 func TestConformance(t *testing.T) {
-	if os.Geteuid() != 0 || tools.busybox == "" {
+	if !privileged() || tools.busybox == "" {
 		t.Skip("needs root and a static busybox (testdata/setup.sh)")
 	}
 	if testing.Short() {

@@ -136,11 +136,22 @@ func (s *state) mount(op Mount) error {
 	if op.Optional && (errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EBUSY)) {
 		return nil
 	}
+	if op.OrBind != "" && errors.Is(err, unix.EPERM) {
+		return s.bind(Bind{From: op.OrBind, Target: op.Target, Attr: op.Attr, Recursive: true, Make: op.Make})
+	}
+	if op.Type == "proc" && errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: %s", err, maskedProc)
+	}
 	if err != nil {
 		return err
 	}
 	return s.attach(mnt, op.Target, op.Make)
 }
+
+// maskedProc is why the kernel mounts no new proc in a user namespace, and the way out.
+const maskedProc = "parts of the /proc around the builder are masked, as in most containers, and the kernel shows no namespace more " +
+	"than that; start the container with a whole one: Docker: --security-opt systempaths=unconfined, " +
+	"Kubernetes: securityContext.procMount: Unmasked (with hostUsers: false)"
 
 func (s *state) bind(op Bind) error {
 	if op.Mounted > 0 {

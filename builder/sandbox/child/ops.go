@@ -62,8 +62,10 @@ type MountTree struct {
 }
 
 // Mount mounts a new file system at a root path. Attr are MOUNT_ATTR_ flags, Options "key=value" or "flag". Optional
-// leaves it out where the kernel does not know the file system.
+// leaves it out where the kernel does not know the file system. OrBind is a host path: where a user namespace may not
+// mount a new file system, what is mounted there, and below it, takes its place.
 type Mount struct {
+	OrBind       string
 	Type, Target string
 	Attr         uint64
 	Options      []string
