@@ -21,7 +21,9 @@ func Check(dir string) error {
 	}
 	root, err := m.Open()
 	if oldKernel(err) {
-		return m.checkOld(target)
+		if m.mountOld(target) == nil {
+			return checkMounted(target)
+		}
 	}
 	if err != nil {
 		return err
@@ -30,11 +32,8 @@ func Check(dir string) error {
 	return replaceDir(int(root.Fd()))
 }
 
-// checkOld is Check for kernels before 6.7, which show the mount for a moment.
-func (m Mount) checkOld(target string) error {
-	if err := m.mountOld(target); err != nil {
-		return err
-	}
+// checkMounted is the rest of Check for kernels before 6.7, which show the mount for a moment.
+func checkMounted(target string) error {
 	root, err := os.Open(target)
 	if err == nil {
 		err = errors.Join(replaceDir(int(root.Fd())), root.Close())

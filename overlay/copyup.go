@@ -127,13 +127,26 @@ func (c *copyUp) state(name string) (upperState, error) {
 	case isWhiteout(&st):
 		return whitedOut, nil
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return 0, &fs.PathError{Op: "mkdir", Path: name, Err: unix.ENOTDIR}
+		return c.markedOut(name)
 	}
 	opaque, err := isOpaqueAt(c.fd, name)
 	if opaque {
 		return hiding, err
 	}
 	return present, err
+}
+
+// markedOut tells whether a file stands for an absent one by its mark.
+func (c *copyUp) markedOut(name string) (upperState, error) {
+	fd, err := openNoLinks(c.fd, name, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return 0, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	if _, marked, err := markOf(fd, "whiteout"); marked || err != nil {
+		return whitedOut, err
+	}
+	return 0, &fs.PathError{Op: "mkdir", Path: name, Err: unix.ENOTDIR}
 }
 
 // mkdir makes one directory. A crash in the middle does no harm: an upper directory that was being filled is thrown
@@ -157,8 +170,8 @@ func (c *copyUp) mkdir(name string, opaque bool) error {
 	}
 	defer unix.Close(fd)
 	if opaque {
-		if err := unix.Fsetxattr(fd, ownXattr("opaque"), []byte("y"), 0); err != nil {
-			return &fs.PathError{Op: "make opaque", Path: name, Err: err}
+		if err := SetOpaque(procPath(fd) + "/."); err != nil {
+			return err
 		}
 	}
 	if c.lower == nil {

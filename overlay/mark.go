@@ -41,7 +41,8 @@ func ownXattr(name string) string {
 }
 
 // Whiteout makes name absent in every directory below dir in a stack: it replaces whatever dir itself holds under that
-// name by a whiteout, a character device 0:0.
+// name by a whiteout, a character device 0:0. Where a file system takes none, as overlayfs itself does not, it is
+// overlayfs's other form: an empty file with a mark, in a directory that is marked for having such.
 func Whiteout(dir, name string) error {
 	if !plainName(name) {
 		return &fs.PathError{Op: "whiteout", Path: name, Err: unix.EINVAL}
@@ -54,16 +55,38 @@ func Whiteout(dir, name string) error {
 		}
 		err = unix.Mknod(path, unix.S_IFCHR, 0)
 	}
+	if err == unix.EPERM {
+		err = markWhiteout(dir, path)
+	}
 	if err != nil {
 		return &fs.PathError{Op: "whiteout", Path: path, Err: err}
 	}
 	return nil
 }
 
+func markWhiteout(dir, path string) error {
+	if err := unix.Mknod(path, unix.S_IFREG|0o600, 0); err != nil {
+		return err
+	}
+	if err := setMark(path, "whiteout", "y"); err != nil {
+		return err
+	}
+	return setMark(dir, "opaque", "x")
+}
+
+// setMark sets one of overlayfs's attributes, in whichever family this process may write on that file system.
+func setMark(path, name, value string) error {
+	err := unix.Lsetxattr(path, ownXattr(name), []byte(value), 0)
+	if err == unix.EPERM || err == unix.ENOTSUP {
+		err = unix.Lsetxattr(path, userPrefix+name, []byte(value), 0)
+	}
+	return err
+}
+
 // SetOpaque marks a directory as hiding all that lies below it in a stack. On the root of a layer overlayfs ignores
 // the mark.
 func SetOpaque(dir string) error {
-	if err := unix.Lsetxattr(dir, ownXattr("opaque"), []byte("y"), 0); err != nil {
+	if err := setMark(dir, "opaque", "y"); err != nil {
 		return &fs.PathError{Op: "make opaque", Path: dir, Err: err}
 	}
 	return nil

@@ -80,7 +80,7 @@ func (s *state) mountTree(op MountTree) error {
 	}
 	// Device nodes that a command makes, or an image brings, must not reach the host's disks.
 	attr := uint64(unix.MOUNT_ATTR_NODEV)
-	if op.Upper == "" {
+	if op.Plain != "" && op.Upper == "" {
 		attr |= unix.MOUNT_ATTR_RDONLY
 	}
 	if err := SetAttr(fd, attr, false); err != nil {
