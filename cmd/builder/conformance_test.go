@@ -25,6 +25,7 @@ type suite struct {
 	stores  chan storePair
 	buildah chan string // roots of buildah's storage; nil where buildah is not installed
 	skipped patterns    // cases that buildah does in another way
+	root    patterns    // cases that an ordinary user cannot set up
 	updates *updates
 }
 
@@ -72,6 +73,7 @@ func newSuite(t *testing.T) *suite {
 		bases:   newBaseImages(t, filepath.Join(dir, "bases")),
 		stores:  make(chan storePair, workers),
 		skipped: readPatterns(t, "buildah.txt"),
+		root:    readPatterns(t, "root.txt"),
 		updates: &updates{files: map[*family]bool{}},
 	}
 	if _, err = exec.LookPath("buildah"); err == nil && os.Getenv("BUILDER_TEST_BUILDAH") != "no" {
@@ -92,6 +94,9 @@ func newSuite(t *testing.T) *suite {
 
 // runCase holds one case against everything.
 func (s *suite) runCase(t *testing.T, c *conformanceCase) {
+	if reason := s.root.find(c.name); reason != "" && os.Geteuid() != 0 {
+		t.Skip(reason)
+	}
 	for _, p := range s.problems(t, c) {
 		t.Error(p)
 	}

@@ -21,8 +21,8 @@ type cli struct {
 
 func newCLI(t *testing.T) *cli {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it compares with runc and umoci run as root")
+	if !privileged() {
+		t.Skip("needs root, or a user that a test made")
 	}
 	return &cli{t: t, root: filepath.Join(t.TempDir(), "store")}
 }
@@ -151,7 +151,9 @@ func testProject(t *testing.T, p project, base string) {
 	if want == "" {
 		t.Fatal("the program says nothing")
 	}
-	if got := underRunc(t, image); got != want {
+	if os.Geteuid() != 0 {
+		t.Log("not root: the image is not held against umoci and runc")
+	} else if got := underRunc(t, image); got != want {
 		t.Errorf("under runc it says\n%s\nunder builder run\n%s", got, want)
 	}
 

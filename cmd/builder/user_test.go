@@ -184,8 +184,19 @@ func TestScriptsAsUser(t *testing.T) {
 		t.Skip("long")
 	}
 	for _, kind := range []string{manyIDs, oneID} {
-		t.Run(kind, func(t *testing.T) { newOrdinaryUser(t, kind).test(t, "^TestScripts$") })
+		t.Run(kind, func(t *testing.T) {
+			newOrdinaryUser(t, kind).test(t, "^(TestScripts|TestKillInRun|TestInterrupt|TestKillInPushAndPull|TestSpoiledRegistry)$")
+		})
 	}
+}
+
+// TestProjectsAsUser builds the real programs as an ordinary user: packages are installed, users made and changed to.
+func TestProjectsAsUser(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	need(t, "skopeo", "umoci", "runc")
+	newOrdinaryUser(t, manyIDs).test(t, "^TestProjects$")
 }
 
 // TestConformanceAsUser holds the conformance cases against the results that root gets, as users: all of them if
@@ -194,7 +205,7 @@ func TestConformanceAsUser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long")
 	}
-	pattern := "^TestConformance$/1$" // the cases whose names end so
+	pattern := "^TestConformance$/^(copy-dest|run|mounts)$" // what has most to do with trees and commands
 	if os.Getenv("BUILDER_TEST_ALL") != "" {
 		pattern = "^TestConformance$"
 	}
