@@ -1,5 +1,7 @@
 // Package overlay speaks overlayfs. It mounts a stack of directories, reads the same stack without mounting it, writes
-// the marks by which overlayfs records deletions, and tells what an upper directory changed.
+// the marks by which overlayfs records deletions, and tells what an upper directory changed. Where the kernel mounts no
+// overlay it copies a stack and makes of the changed copy the same upper directory (Plain); what the kernel does not let
+// an ordinary user make of a file it notes, and reads again (Place, Chown).
 //
 // It does not know what the directories mean, who made them, how long they live or how they are named, and it knows
 // neither layers nor tar.

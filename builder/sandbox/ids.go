@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"builder/overlay"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -30,7 +32,7 @@ func CurrentIDs() (IDs, error) {
 	if err != nil {
 		return IDs{}, err
 	}
-	ids := IDs{UIDs: uids, GIDs: gids, Root: uids == 1<<32-1}
+	ids := IDs{UIDs: uids, GIDs: gids, Root: !overlay.UserXattr()}
 	if uids == 1 || gids == 1 {
 		ids.Why = "whoever started the builder in a user namespace mapped no more"
 		if c := chooseIDs(outer); c.why != "" {
@@ -91,8 +93,11 @@ func userName(uid int) string {
 }
 
 // mapIDs gives a process's user namespace its ids: 0 is the user, what comes after are the subordinate ids. Where the
-// programs that map those are not let, as under no_new_privs, the user's own id has to do.
+// programs that map those are not let, as under no_new_privs, the user's own id has to do. Root keeps all that it has.
 func mapIDs(pid int) error {
+	if os.Getuid() == 0 && mapEveryID(pid) == nil {
+		return nil
+	}
 	c := chooseIDs(os.Getuid())
 	if c.why != "" {
 		return mapOwnID(pid, "uid", "gid")
@@ -108,6 +113,29 @@ func mapIDs(pid int) error {
 	}
 	fmt.Fprintf(os.Stderr, "builder: %v: going on with one id only\n", err)
 	return mapOwnID(pid, own...)
+}
+
+// mapEveryID gives a process's user namespace the ids that this one has, which takes CAP_SETUID, CAP_SETGID and, on newer
+// kernels, CAP_SETFCAP.
+func mapEveryID(pid int) error {
+	for _, name := range []string{"gid_map", "uid_map"} {
+		own, err := os.ReadFile("/proc/self/" + name)
+		if err != nil {
+			return err
+		}
+		var lines []byte
+		for line := range strings.Lines(string(own)) {
+			var inner, outer, count uint64
+			if _, err := fmt.Sscan(line, &inner, &outer, &count); err != nil {
+				return err
+			}
+			lines = fmt.Appendf(lines, "%d %d %d\n", inner, inner, count)
+		}
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, name), lines, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // idRange is a line of /etc/subuid.

@@ -16,7 +16,8 @@ import (
 // usernsVariable tells the program, started again, which descriptor to wait on until its ids are mapped.
 const usernsVariable = "_BUILDER_USERNS"
 
-// Rootless makes the program root in a user and a mount namespace of its own, if it is not root already: it starts the
+// Rootless makes the program root in a user and a mount namespace of its own, if it is not root already, or, as in most
+// containers, a root that must not mount anything: it starts the
 // program again inside, passes signals on, and ends as that ends, so that it only ever returns where the program is
 // root. Ids are mapped by newuidmap and newgidmap if the user has subordinate ids in /etc/subuid and /etc/subgid;
 // otherwise the user's own id is the only one. Call it early in main, after Init, from the first goroutine.
@@ -24,7 +25,7 @@ func Rootless() error {
 	if fd := os.Getenv(usernsVariable); fd != "" {
 		return enterUserNamespace(fd)
 	}
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 && mayMount() {
 		return nil
 	}
 	status, err := runInUserNamespace()
@@ -33,6 +34,14 @@ func Rootless() error {
 	}
 	endAs(status)
 	return nil
+}
+
+// mayMount tells whether this process has the capability that namespaces and mounts need.
+func mayMount() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
 // enterUserNamespace waits for the ids, in the program started again.

@@ -19,6 +19,7 @@ import (
 type container struct {
 	filter, masked bool
 	tun            bool
+	root           bool // root, with the capabilities that Docker gives it
 }
 
 // bundle writes the container as runc takes it.
@@ -51,6 +52,11 @@ func (c container) bundle(t *testing.T, args ...string) string {
 			{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 			{Type: specs.NetworkNamespace},
 		}},
+	}
+	if c.root {
+		few := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP", "CAP_KILL"}
+		spec.Process.User = specs.User{}
+		spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: few, Effective: few, Permitted: few}
 	}
 	if c.masked {
 		spec.Linux.MaskedPaths = []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"}
@@ -96,6 +102,14 @@ func TestInPlainContainer(t *testing.T) {
 	out, ok := container{tun: true}.run(t, "build", "--progress=plain", "/ctx")
 	if !ok || !strings.Contains(out, "it works") || strings.Contains(out, "host's network") {
 		t.Errorf("the build failed or had no network of its own:\n%s", out)
+	}
+	out, ok = container{root: true, tun: true}.run(t, "build", "--progress=plain", "/ctx")
+	if !ok || !strings.Contains(out, "it works") {
+		t.Errorf("as root without CAP_SYS_ADMIN the build failed:\n%s", out)
+	}
+	out, ok = container{root: true, tun: true}.run(t, "doctor")
+	if !ok || !strings.Contains(out, "a user namespace with 4294967295 user") {
+		t.Errorf("root has not all ids any more:\n%s", out)
 	}
 	out, ok = container{}.run(t, "build", "--progress=plain", "/ctx")
 	if !ok || !strings.Contains(out, "it works") || !strings.Contains(out, "/dev/net/tun") {
