@@ -161,6 +161,8 @@ func condition(cond string) (bool, error) {
 		return os.Geteuid() == 0, nil
 	case "ids":
 		return severalIDs(), nil
+	case "oneid":
+		return os.Getenv(userVariable) == oneID, nil
 	case "registry":
 		return tools.registry != "", nil
 	case "debian":
