@@ -190,13 +190,13 @@ func TestScriptsAsUser(t *testing.T) {
 	}
 }
 
-// TestProjectsAsUser builds the real programs as an ordinary user: packages are installed, users made and changed to.
+// TestProjectsAsUser builds a real program as an ordinary user: packages are installed, users made and changed to.
 func TestProjectsAsUser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long")
 	}
 	need(t, "skopeo", "umoci", "runc")
-	newOrdinaryUser(t, manyIDs).test(t, "^TestProjects$")
+	newOrdinaryUser(t, manyIDs).test(t, "^TestProjects$/^python-app$")
 }
 
 // TestConformanceAsUser holds the conformance cases against the results that root gets, as users: all of them if
