@@ -24,6 +24,7 @@ var edges = map[string][]string{
 	"oci/registry": {"oci", "oci/name", "oci/registry/hosts"},
 	// The files that say which hosts serve a registry, apart from the speaking.
 	"oci/registry/hosts": {},
+	"oci/bucket":         {"oci"},
 	// What the tests of the four above have in common.
 	"oci/ocitest": {"oci"},
 	// What the tests of overlay and oci/layer have in common.
@@ -33,7 +34,9 @@ var edges = map[string][]string{
 	"builder/plan":       {"builder/dockerfile", "oci", "oci/name"},
 	"builder/sched":      {},
 	"builder/cache":      {"oci/layer", "snapshot"},
-	"builder/progress":   {},
+	// The cache of several machines is made of images; its records become the cache's.
+	"builder/sharedcache": {"builder/cache", "oci", "oci/layer"},
+	"builder/progress":    {},
 	// A context and a stage's tree are read through the same eyes.
 	"builder/buildctx": {"overlay"},
 	"builder/copier":   {"overlay"},

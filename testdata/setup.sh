@@ -7,8 +7,8 @@
 #   BUILDER_TEST_CACHE  the cache directory          /var/tmp/builder-test
 #   BUILDER_TEST_SUITE  the Debian of the base image bookworm
 #
-# Tests find the results as $BUILDER_TEST_CACHE/busybox, .../debian (tag "latest") and
-# .../bin/registry.
+# Tests find the results as $BUILDER_TEST_CACHE/busybox and .../debian (tag "latest"); servers
+# that are no Debian packages, built by Go, are in .../bin.
 set -eu
 
 cache=${BUILDER_TEST_CACHE:-/var/tmp/builder-test}
@@ -63,6 +63,9 @@ make_debian() {
 	rm -rf "$work"
 }
 
+# A server that speaks the S3 API over a directory.
+versitygw=github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
 missing=$(missing_packages)
 if [ -n "$missing" ]; then
 	if [ "$(id -u)" = 0 ]; then
@@ -86,14 +89,17 @@ if [ ! -e "$cache/debian/index.json" ]; then
 	fi
 fi
 
-# A second registry to test against: the one that Debian's grew into. It is a
-# program of its own, so none of its modules is in our go.mod.
-if [ ! -x "$cache/bin/registry" ]; then
-	say "distribution v3 in $cache/bin"
+# Servers to test against that are no Debian packages: the registry that Debian's grew
+# into, and one that speaks S3. They are programs of their own, so none of their modules
+# is in our go.mod.
+go_install() { # PROGRAM PACKAGE@VERSION
+	[ ! -x "$cache/bin/$1" ] || return 0
+	say "go install $2"
 	mkdir -p "$cache/bin"
 	new=$(mktemp -d "$cache/new.XXXXXX")
-	(cd "$new" && GOBIN="$new" GOFLAGS=-mod=mod CGO_ENABLED=0 \
-		go install -trimpath -ldflags '-s -w' github.com/distribution/distribution/v3/cmd/registry@v3.1.2)
-	mv "$new/registry" "$cache/bin/registry"
+	(cd "$new" && GOBIN="$new" GOFLAGS=-mod=mod CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "$2") &&
+		mv "$new/$1" "$cache/bin/$1" || say "no $1: the tests against it are skipped"
 	rm -rf "$new"
-fi
+}
+go_install registry github.com/distribution/distribution/v3/cmd/registry@v3.1.2
+go_install versitygw "$versitygw"

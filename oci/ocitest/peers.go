@@ -172,3 +172,21 @@ func write(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+// S3Key and S3Secret are the credentials of the server that S3 runs.
+const S3Key, S3Secret = "test-key", "test-secret"
+
+// S3 runs the versitygw that testdata/setup.sh built on a free loopback port until the
+// test ends and returns its URL. Its directory dir holds a directory for each bucket.
+// The test is skipped where there is no versitygw.
+func S3(t *testing.T) (endpoint, dir string) {
+	t.Helper()
+	cache := os.Getenv("BUILDER_TEST_CACHE")
+	if cache == "" {
+		cache = "/var/tmp/builder-test"
+	}
+	bin := Peer(t, filepath.Join(cache, "bin", "versitygw"))
+	dir, host := t.TempDir(), freePort(t)
+	start(t, exec.Command(bin, "--quiet", "--access", S3Key, "--secret", S3Secret, "--port", host, "posix", dir), host)
+	return "http://" + host, dir
+}
