@@ -47,8 +47,18 @@ type BuildOptions struct {
 	NoCacheFilter []string
 	// Pull asks the registry for every base, even one that the store has.
 	Pull bool
-	// Explain tells, for each step that was not cached, what changed.
+	// Explain tells, for each step that was not cached, what changed, and of one that was
+	// taken from another machine's cache, from which.
 	Explain bool
+	// CacheFrom are caches of other machines; of several that know a step the first
+	// counts.
+	CacheFrom []CacheFrom
+	// InlineCache writes into the image's config what a cache tells of its layers.
+	InlineCache bool
+	// Finish does what is wanted of the result, such as pushing it, while the build can
+	// still run steps whose layers no cache could give in the end; may be nil. It may be
+	// called more than once.
+	Finish func(context.Context, *Result) error
 	// Jobs bounds the steps that run at the same time; 0 is the number of CPUs, at
 	// least 2, and more while those leave the machine idle.
 	Jobs int
@@ -83,6 +93,8 @@ type Result struct {
 	Steps, Ran int
 	Took       time.Duration
 	Warnings   []dockerfile.Warning
+
+	made made // what a cache for other machines tells
 }
 
 // Build builds a Dockerfile's target and records the image under its names, or under
@@ -97,32 +109,61 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 	b := &build{store: s, o: o}
 	defer b.close()
 	b.watch()
-	img, err := b.make(ctx)
-	if err != nil {
+	if err := b.prepare(ctx); err != nil {
 		return nil, b.leaks.masked(err)
 	}
-	if err := s.record(ctx, img, names); err != nil {
-		return nil, err
+	for {
+		res, err := b.attempt(ctx, names, start)
+		if err == nil || !b.again(ctx, err) {
+			return res, b.leaks.masked(err)
+		}
 	}
-	return &Result{
-		Image: img, Steps: len(b.steps), Ran: int(b.ran.Load()),
-		Took: time.Since(start), Warnings: b.warnings(),
-	}, nil
 }
 
-// make does all of a build but for the image's names.
-func (b *build) make(ctx context.Context) (*Image, error) {
-	if err := b.open(ctx); err != nil {
-		return nil, err
+// prepare plans the build and meanwhile reads the caches of other machines.
+func (b *build) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wait := b.importCaches(ctx)
+	err := b.open(ctx)
+	if err == nil {
+		b.file.Mask = b.leaks.masker.Mask
+		err = b.plan(ctx)
 	}
-	b.file.Mask = b.leaks.masker.Mask
-	if err := b.plan(ctx); err != nil {
-		return nil, err
+	if err != nil {
+		cancel()
 	}
+	wait()
+	return err
+}
+
+// attempt runs the steps and puts the image together.
+func (b *build) attempt(ctx context.Context, names []string, start time.Time) (*Result, error) {
 	if err := b.run(ctx); err != nil {
 		return nil, errors.Join(err, b.dropLeaks())
 	}
-	return b.images(ctx)
+	img, err := b.images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.store.record(ctx, img, names); err != nil {
+		return nil, err
+	}
+	res := &Result{Image: img, Steps: len(b.steps), Ran: b.ranSteps(), Took: time.Since(start), Warnings: b.warnings()}
+	if res.made, err = b.made(ctx); err != nil || b.o.Finish == nil {
+		return res, err
+	}
+	return res, b.o.Finish(ctx, res)
+}
+
+// ranSteps counts the steps that were not cached.
+func (b *build) ranSteps() (n int) {
+	for i := range b.ran {
+		if b.ran[i].Load() {
+			n++
+		}
+	}
+	return n
 }
 
 // images puts together the image of each platform; the first holds the others.
@@ -225,6 +266,7 @@ func (b *build) openFile() (err error) {
 // close lets go of all contexts.
 func (b *build) close() {
 	b.closeContexts()
+	b.imports.close()
 	if b.main != nil {
 		b.main.close()
 	}
@@ -373,7 +415,7 @@ func (b *build) run(ctx context.Context) error {
 	}
 	err := b.runSteps(ctx)
 	if err != nil && push != nil {
-		push.abandon()
+		push.hold()
 	}
 	return err
 }

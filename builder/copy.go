@@ -23,11 +23,8 @@ func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (dig
 	if err != nil {
 		return "", nil, err
 	}
-	if memo != "" {
-		var sum digest.Digest
-		if b.store.cache.Recall(memo, &sum) == nil {
-			return sum, nil, nil
-		}
+	if sum := b.recall(memo); sum != "" {
+		return sum, nil, nil
 	}
 	l, err := b.list(ctx, s, op)
 	if err != nil {
@@ -45,6 +42,15 @@ func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (dig
 		err = b.store.cache.Remember(memo, sum)
 	}
 	return sum, files, err
+}
+
+// recall is the digest that this store or another machine's cache has noted under a
+// name; "" if none has.
+func (b *build) recall(name string) (sum digest.Digest) {
+	if name == "" || b.store.cache.Recall(name, &sum) == nil {
+		return sum
+	}
+	return b.imports.note(name)
 }
 
 // filesName names a selection of files of trees whose content is known already; "" when

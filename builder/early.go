@@ -39,12 +39,17 @@ func (p *Push) follow(ctx context.Context, b *build) {
 // wait returns when all layers have gone or failed.
 func (e *early) wait() { e.group.Wait() }
 
-// abandon ends the sending: the build has failed, or nobody wants the image.
-func (p *Push) abandon() {
+// hold ends the sending ahead of the build's end: the build has failed.
+func (p *Push) hold() {
 	if p.early.stop != nil {
 		p.early.stop()
 		p.early.wait()
 	}
+}
+
+// abandon ends the sending: nobody wants the image any more.
+func (p *Push) abandon() {
+	p.hold()
 	p.end(oci.Descriptor{}, errors.New("canceled"))
 }
 

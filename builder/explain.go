@@ -32,6 +32,18 @@ func (b *build) noteLast(s *plan.Step, key cache.Key) error {
 	return errors.Join(b.store.cache.SetLast(b.slots[s.Index].line, key), b.store.cache.SetLast(b.slots[s.Index].place, key))
 }
 
+// explainSource tells which other machine's cache a step was taken from.
+func (b *build) explainSource(s *plan.Step, rec *cache.Record) {
+	if !b.o.Explain || rec.Tree != "" {
+		return
+	}
+	if l, ok := rec.Layer(b.epoch); ok {
+		b.ui[s.Index].Note("from the cache " + shownPlace(l.From))
+		return
+	}
+	b.ui[s.Index].Note("known from a cache that has no layer of it")
+}
+
 // explain tells what of the step's inputs is not as it was in the last build of the
 // same line; reason is what there is to say when nothing is known of one.
 func (b *build) explain(s *plan.Step, in *cache.Inputs, reason string) {

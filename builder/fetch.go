@@ -8,20 +8,27 @@ import (
 	"strings"
 
 	"builder/oci"
+	"builder/oci/bucket"
 	"builder/oci/layout"
 	"builder/oci/name"
 	"builder/oci/registry"
 )
 
-// remote is where an image comes from: a repository or a layout on disk.
+// remote is where an image comes from: a repository, a layout on disk or a bucket.
 type remote interface {
 	oci.Source
 	oci.Resolver
+	oci.Target
+	oci.Tagger
 }
 
-// remote opens the place that a canonical reference or an "oci-layout://" one names,
-// and returns what to resolve there.
+// remote opens the place that a canonical reference, an "oci-layout://" or an "s3://"
+// one names, and returns what to resolve there.
 func (s *Store) remote(ref string) (remote, string, error) {
+	if strings.HasPrefix(ref, bucket.Scheme) {
+		b, err := s.bucket(ref)
+		return b, "", err
+	}
 	if strings.HasPrefix(ref, layout.Scheme) {
 		where, err := layout.ParseRef(ref)
 		if err != nil {
@@ -146,11 +153,22 @@ func (c *content) Fetch(ctx context.Context, d oci.Descriptor) (io.ReadCloser, e
 	if c.from[string(d.Digest)] == "" {
 		return nil, err
 	}
-	a := layout.NewArrival()
-	if err := errors.Join(c.bring(ctx, d, a), a.Close()); err != nil {
+	if err := c.fetch(ctx, d); err != nil {
 		return nil, err
 	}
 	return c.store.blobs.Fetch(ctx, d)
+}
+
+// fetch brings a blob into the store. Of several that want the same one fetches it.
+func (c *content) fetch(ctx context.Context, d oci.Descriptor) error {
+	_, err, _ := c.store.fetches.Do(string(d.Digest), func() (any, error) {
+		if has, err := c.store.blobs.Has(ctx, d); has || err != nil {
+			return nil, err
+		}
+		a := layout.NewArrival()
+		return nil, errors.Join(c.bring(ctx, d, a), a.Close())
+	})
+	return err
 }
 
 // bring fetches a blob that the store lacks; whoever reads a sees it come.
@@ -168,7 +186,7 @@ func (c *content) bring(ctx context.Context, d oci.Descriptor, a *layout.Arrival
 		return &countingReader{ReadCloser: r, d: d, on: c.onFetch}, nil
 	}
 	if err := c.store.blobs.Receive(ctx, d, open, a); err != nil {
-		return fmt.Errorf("fetch layer %s of %s: %w", d.Digest, ref, err)
+		return &layerError{fmt.Sprintf("fetch layer %s of %s", d.Digest, shownPlace(ref)), d.Digest, err}
 	}
 	return nil
 }

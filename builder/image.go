@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"builder/builder/plan"
+	"builder/builder/sharedcache"
 	"builder/oci"
 
 	"github.com/opencontainers/go-digest"
@@ -33,7 +34,11 @@ func (b *build) image(ctx context.Context, g *plan.Graph) (*Image, error) {
 		return nil, err
 	}
 	config.History = fitHistory(config.History, len(layers), config.Created)
-	data, err := json.Marshal(config)
+	index, err := b.inlineIndex(ctx, g, len(layers))
+	if err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(sharedcache.Config{Image: config, Index: index})
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +82,9 @@ func (b *build) layers(ctx context.Context, s *plan.Step) (layers []Layer, creat
 			slices.Reverse(layers)
 			slices.Reverse(created)
 			return append(base, layers...), created, nil
+		}
+		if res.layer.DiffID == "" {
+			return nil, nil, errBare
 		}
 		layers = append(layers, res.layer)
 		created = append(created, res.created)

@@ -56,6 +56,15 @@ func (s *Store) inflow(ctx context.Context, src *content, layers []Layer) (*infl
 	return in, nil
 }
 
+// prefetch brings layers into the store and unpacks none.
+func (s *Store) prefetch(ctx context.Context, src *content, layers []Layer) error {
+	in, err := s.inflow(ctx, src, layers)
+	if err != nil {
+		return err
+	}
+	return in.end(nil)
+}
+
 // fetch brings one blob after the other. After an error each of the rest fails at once, which its readers see.
 func (in *inflow) fetch(queue <-chan oci.Descriptor) {
 	for d := range queue {

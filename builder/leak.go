@@ -132,15 +132,15 @@ func (b *build) packWatched(ctx context.Context, l Layer, pack func(io.Writer) e
 	if len(found) == 0 {
 		return nil
 	}
-	place, err := b.placeOf(ctx, l, found[0])
+	place, err := b.findLeak(ctx, l, found[0])
 	if err != nil {
 		return err
 	}
 	return &leakError{found[0], place}
 }
 
-// placeOf packs the layer once more to learn which file holds a secret.
-func (b *build) placeOf(ctx context.Context, l Layer, id string) (string, error) {
+// findLeak packs the layer once more to learn which file holds a secret.
+func (b *build) findLeak(ctx context.Context, l Layer, id string) (string, error) {
 	r, w := io.Pipe()
 	go func() {
 		_, err := b.store.pack(ctx, l, w, layer.Pack)

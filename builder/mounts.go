@@ -168,14 +168,44 @@ func (b *build) mountKey(ctx context.Context, in *cache.Inputs, w *plan.Mount) e
 	case plan.TmpfsMount:
 		in.Add(name+" size", fmt.Sprint(w.Size))
 	case plan.BindMount:
-		_, sum, err := b.selectMount(ctx, w)
+		sum, err := b.mountSum(ctx, w)
 		if err != nil {
 			return err
 		}
 		in.Add(name+" source", w.Source)
-		in.Add(name+" content", string(sum))
+		in.Add(mountContent(w), string(sum))
 	}
 	return nil
+}
+
+// mountContent is the name of the input that stands for what a bind mount shows.
+func mountContent(w *plan.Mount) string { return fmt.Sprintf("mount %s %s content", w.Kind, w.Target) }
+
+// mountSum is the digest of what a bind mount shows. As with COPY, the tree of a stage
+// whose content is known is not read twice.
+func (b *build) mountSum(ctx context.Context, w *plan.Mount) (digest.Digest, error) {
+	memo, err := b.mountName(ctx, w)
+	if err != nil {
+		return "", err
+	}
+	if sum := b.recall(memo); sum != "" {
+		return sum, nil
+	}
+	_, sum, err := b.selectMount(ctx, w)
+	if err == nil && memo != "" {
+		err = b.store.cache.Remember(memo, sum)
+	}
+	return sum, err
+}
+
+// mountName names what a bind mount shows of a tree whose content is known already; ""
+// when it is not, or when it shows a context.
+func (b *build) mountName(ctx context.Context, w *plan.Mount) (string, error) {
+	if !w.From.Tree || w.From.Step == nil || !b.results[w.From.Step.Index].known() {
+		return "", nil
+	}
+	chain, err := b.chain(ctx, w.From.Step)
+	return canonical([]string{"mount", string(chain), w.Source}), err
 }
 
 // useCaches takes the directories that outlive the build.

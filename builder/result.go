@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"builder/builder/cache"
 	"builder/snapshot"
 
 	"github.com/opencontainers/go-digest"
@@ -20,9 +21,12 @@ type result struct {
 	tree snapshot.ID
 	// image is the base that stands for the step; nil for a step that does something.
 	image *Image
+	// lazy says that only the layer is known, from another machine's cache.
+	lazy bool
+	in   *cache.Inputs // what the result depended on; nil for a base
 
 	made     sync.Once
-	whole    snapshot.ID // of a base or a linked change, on what is below; made when somebody reads it
+	whole    snapshot.ID // of a base, a lazy step or a linked change, on what is below; made when somebody reads it
 	wholeErr error
 
 	settled chan struct{} // closed when what follows is known

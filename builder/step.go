@@ -41,7 +41,9 @@ type build struct {
 	results []*result        // by step index
 	ui      []*progress.Step // by step index
 	slots   []slots          // by step index
-	ran     atomic.Int32
+	ran     []atomic.Bool    // by step index
+	final   map[int]bool     // by step index: the image holds what the step changes
+	imports *imports
 
 	selectedMu sync.Mutex
 	selected   map[int]*selection // by step index: what a COPY reads
@@ -53,13 +55,27 @@ type build struct {
 	copiesSaid sync.Once
 }
 
-// start makes what each step of the graph needs.
+// start makes what each step of the graph needs. In another attempt a step keeps its
+// place on the screen.
 func (b *build) start() {
 	b.selected, b.fetched = map[int]*selection{}, map[int]*fetched{}
-	b.slots = b.slotsOf(b.steps)
-	for _, s := range b.steps {
+	b.imports.begin()
+	b.results = nil
+	for range b.steps {
 		b.results = append(b.results, newResult())
+	}
+	if b.ui != nil {
+		return
+	}
+	b.slots, b.final = b.slotsOf(b.steps), map[int]bool{}
+	b.ran = make([]atomic.Bool, len(b.steps))
+	for _, s := range b.steps {
 		b.ui = append(b.ui, b.o.Progress.Step(b.leaks.masker.Mask(s.Name)))
+	}
+	for _, g := range b.graphs {
+		for s := g.Result; s != nil; s = s.Parent {
+			b.final[s.Index] = true
+		}
 	}
 }
 
@@ -80,6 +96,7 @@ func (b *build) step(ctx context.Context, s *plan.Step) error {
 	if err := b.leaks.inInputs(in); err != nil {
 		return err
 	}
+	res.in = in
 	if rec, err := b.lookup(ctx, s, in); err != nil {
 		return err
 	} else if rec != nil {
@@ -92,7 +109,7 @@ func (b *build) step(ctx context.Context, s *plan.Step) error {
 		return err
 	}
 	defer draft.Discard()
-	b.ran.Add(1)
+	b.ran[s.Index].Store(true)
 	if err := b.do(ctx, s, draft, ui); err != nil {
 		return err
 	}
@@ -115,17 +132,14 @@ func (b *build) lookup(ctx context.Context, s *plan.Step, in *cache.Inputs) (*ca
 	if b.uncached(s) {
 		return nil, nil
 	}
-	if !b.store.cache.Knows(in) {
+	if !b.store.cache.Knows(in) && !b.imports.knows(in) {
 		b.explain(s, in, "not built before")
 		return nil, nil
 	}
 	if err := b.below(ctx, s, in); err != nil {
 		return nil, err
 	}
-	rec, err := b.store.cache.Get(in.Key())
-	if err == nil && !b.store.trees.Has(rec.Tree) {
-		err = &cache.Miss{Reason: "its files were pruned"}
-	}
+	rec, err := b.find(s, in)
 	var miss *cache.Miss
 	if errors.As(err, &miss) {
 		b.explain(s, in, miss.Reason)
@@ -134,6 +148,7 @@ func (b *build) lookup(ctx context.Context, s *plan.Step, in *cache.Inputs) (*ca
 	if err != nil {
 		return nil, err
 	}
+	b.explainSource(s, rec)
 	return rec, b.noteLast(s, rec.Key)
 }
 
@@ -147,6 +162,40 @@ func (b *build) begin(ctx context.Context, s *plan.Step) (*snapshot.Draft, error
 		return nil, err
 	}
 	return b.store.trees.Begin(parent)
+}
+
+// find returns the record of the store or else of another machine's cache; or a
+// *cache.Miss. What another cache knows is kept, without its bytes.
+func (b *build) find(s *plan.Step, in *cache.Inputs) (*cache.Record, error) {
+	rec, err := b.store.cache.Get(in.Key())
+	if err == nil {
+		err = b.usable(rec)
+	}
+	if err == nil {
+		return rec, nil
+	}
+	shared := b.findShared(s, in.Key())
+	if shared == nil {
+		return nil, err
+	}
+	if len(shared.Layers) == 0 {
+		return shared, b.store.cache.PutInputs(in)
+	}
+	return shared, b.store.cache.Put(shared, in)
+}
+
+// usable is a *cache.Miss if what a record of the store names is not there any more.
+func (b *build) usable(rec *cache.Record) error {
+	l, packed := rec.Layer(b.epoch)
+	switch {
+	case !b.store.trees.Has(rec.Tree):
+		return &cache.Miss{Reason: "its files were pruned"}
+	case rec.Tree == "" && !packed:
+		return &cache.Miss{Reason: "its files were never here"}
+	case rec.Tree == "" && b.imports.isLost(l):
+		return &cache.Miss{Reason: "its layer is lost"}
+	}
+	return nil
 }
 
 // below completes in with the content of the tree that the step rests on. A linked change
@@ -172,11 +221,18 @@ func (b *build) uncached(s *plan.Step) bool {
 }
 
 // reuse makes a record the step's result. A record whose change was never packed for
-// this build's epoch is packed once more.
+// this build's epoch, or whose layer was lost, is packed once more.
 func (b *build) reuse(s *plan.Step, rec *cache.Record) {
 	res := b.results[s.Index]
-	res.tree = rec.Tree
-	if l, ok := rec.Layer(b.epoch); ok {
+	res.tree, res.lazy = rec.Tree, rec.Tree == ""
+	l, packed := rec.Layer(b.epoch)
+	switch {
+	case b.imports.isLost(l):
+		rec.Layers, packed = slices.DeleteFunc(rec.Layers, b.imports.isLost), false
+	case l.Blob != nil:
+		b.take(res, l)
+	}
+	if packed || res.lazy {
 		res.settle(b.layerOf(s, rec, l), rec.Content, rec.Created)
 		return
 	}
@@ -222,6 +278,9 @@ func (b *build) pack(ctx context.Context, s *plan.Step, in *cache.Inputs, early 
 	if old := b.same(s, rec); old != nil {
 		rec, l = old, old.Layers[0]
 	}
+	if l.Blob != nil {
+		b.take(res, l)
+	}
 	rec.Key = in.Key()
 	if err := b.store.cache.Put(rec, in); err != nil {
 		return err
@@ -238,8 +297,10 @@ func (b *build) same(s *plan.Step, rec *cache.Record) *cache.Record {
 		return nil
 	}
 	old, err := b.store.cache.GetContent(rec.Below, rec.Content)
-	if err != nil || !b.store.trees.Has(old.Tree) {
-		return nil
+	if err != nil || b.usable(old) != nil {
+		if old = b.sameShared(rec.Below, rec.Content); old == nil {
+			return nil
+		}
 	}
 	l, ok := old.Layer(b.epoch)
 	if !ok {
@@ -247,6 +308,9 @@ func (b *build) same(s *plan.Step, rec *cache.Record) *cache.Record {
 	}
 	same := *old
 	same.Layers = []cache.Layer{l}
+	if same.Tree == "" {
+		same.Tree = rec.Tree
+	}
 	return &same
 }
 
@@ -283,7 +347,10 @@ func linked(op plan.Op) bool {
 }
 
 func (b *build) layerOf(s *plan.Step, rec *cache.Record, l cache.Layer) Layer {
-	return Layer{DiffID: l.DiffID, Size: l.Size, Tree: rec.Tree, Epoch: l.Epoch, Copied: copied(s.Op), Linked: linked(s.Op)}
+	return Layer{
+		DiffID: l.DiffID, Size: l.Size, Tree: rec.Tree, Epoch: l.Epoch, Copied: copied(s.Op),
+		Linked: linked(s.Op) && rec.Tree != "", Blob: l.Blob, From: l.From,
+	}
 }
 
 // report ends the step on the screen and gives its error the place in the Dockerfile.
@@ -291,6 +358,9 @@ func (b *build) layerOf(s *plan.Step, rec *cache.Record, l cache.Layer) Layer {
 func (b *build) report(ctx context.Context, err error, s *plan.Step) error {
 	if err == nil {
 		return nil
+	}
+	if b.fromCache(err) || b.fromCache(context.Cause(ctx)) {
+		return err // the step gets another attempt
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 		b.ui[s.Index].Fail(errors.New("canceled"))
@@ -338,8 +408,9 @@ func (b *build) chain(ctx context.Context, s *plan.Step) (digest.Digest, error) 
 	return chain, nil
 }
 
-// tree is the snapshot of a step's result. A base's layers are unpacked when somebody
-// asks for it the first time, and a linked change is put on what is below it.
+// tree is the snapshot of a step's result. The layers of a base, or of a step that another
+// machine ran, are brought and unpacked when somebody asks for it the first time, and a
+// linked change is put on what is below it.
 func (b *build) tree(ctx context.Context, s *plan.Step) (snapshot.ID, error) {
 	if s == nil {
 		return "", nil
@@ -350,6 +421,8 @@ func (b *build) tree(ctx context.Context, s *plan.Step) (snapshot.ID, error) {
 		return res.make(func() (snapshot.ID, error) {
 			return b.store.unpackImage(ctx, res.image, b.o.Progress)
 		})
+	case res.lazy:
+		return res.make(func() (snapshot.ID, error) { return b.lazyTree(ctx, s) })
 	case linked(s.Op):
 		return res.make(func() (snapshot.ID, error) {
 			parent, err := b.tree(ctx, s.Parent)

@@ -23,6 +23,7 @@ import (
 	"builder/oci/registry"
 	"builder/snapshot"
 
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 )
 
@@ -51,7 +52,9 @@ type Store struct {
 	overlayOnce sync.Once
 	overlayErr  error // why overlayfs cannot be mounted in the store, once it was tried
 
-	imagesMu sync.Mutex // of those who read an image record, change it and write it
+	imagesMu sync.Mutex         // of those who read an image record, change it and write it
+	fetches  singleflight.Group // by the digest of the blob
+	buckets  sync.Map           // bucket.Options with credentials, by reference
 }
 
 // OpenStore opens the store in root, creating it when there is none, and removes what

@@ -83,10 +83,7 @@ func (i *Image) treeOf(n int) snapshot.ID {
 // unpackImage returns the tree of an image: the snapshots of the layers that are
 // there, and of those that are not, made now.
 func (s *Store) unpackImage(ctx context.Context, img *Image, p *progress.Printer) (snapshot.ID, error) {
-	done := len(img.Layers)
-	for done > 0 && !s.trees.Has(img.treeOf(done)) {
-		done--
-	}
+	done := s.unpacked(img)
 	if done == len(img.Layers) {
 		return img.treeOf(done), nil
 	}
@@ -99,6 +96,15 @@ func (s *Store) unpackImage(ctx context.Context, img *Image, p *progress.Printer
 	}
 	ui.Done("")
 	return tree, nil
+}
+
+// unpacked is how many layers of img, from the bottom, a snapshot holds already.
+func (s *Store) unpacked(img *Image) int {
+	done := len(img.Layers)
+	for done > 0 && !s.trees.Has(img.treeOf(done)) {
+		done--
+	}
+	return done
 }
 
 // unpackFrom makes the snapshots of all layers of img but the first done, each while its blob and those of the next are

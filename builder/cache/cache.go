@@ -50,7 +50,7 @@ func (c *Cache) Get(key Key) (*Record, error) {
 // Put keeps r under its key, with the inputs that the key was made of. The record is
 // written last.
 func (c *Cache) Put(r *Record, in *Inputs) error {
-	if err := c.save(inputsKind, string(r.Key), in); err != nil {
+	if err := c.PutInputs(in); err != nil {
 		return err
 	}
 	if err := c.save(opKind, string(in.Op()), struct{}{}); err != nil {
@@ -61,6 +61,9 @@ func (c *Cache) Put(r *Record, in *Inputs) error {
 	}
 	return c.save(recordKind, string(r.Key), r)
 }
+
+// PutInputs keeps inputs under the key they make, to explain a later miss.
+func (c *Cache) PutInputs(in *Inputs) error { return c.save(inputsKind, string(in.Key()), in) }
 
 // Update replaces the record that stands under r's key, as when a layer was packed
 // in one more way.

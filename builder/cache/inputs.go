@@ -43,8 +43,11 @@ func (in *Inputs) Add(name, value string) {
 func (in *Inputs) Op() digest.Digest { return sum(in.Items) }
 
 // Key is the digest of the whole list.
-func (in *Inputs) Key() Key {
-	return Key(digest.FromString(string(in.Op()) + " " + string(in.Below)))
+func (in *Inputs) Key() Key { return KeyOf(in.Op(), in.Below) }
+
+// KeyOf is the key of an operation on the tree that below names by content.
+func KeyOf(op, below digest.Digest) Key {
+	return Key(digest.FromString(string(op) + " " + string(below)))
 }
 
 // sum hashes the JSON form, in which no two different lists look alike.

@@ -8,12 +8,14 @@ import (
 	"builder/snapshot"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Record is what the cache remembers of a step that was run.
 type Record struct {
 	Key Key `json:"key"`
-	// Tree is the snapshot that the step committed.
+	// Tree is the snapshot that the step committed; "" while the change is known as
+	// layers alone, whose Blob says where its bytes can be had.
 	Tree snapshot.ID `json:"tree"`
 	// Below names the tree that the step rested on, by content.
 	Below digest.Digest `json:"below"`
@@ -30,6 +32,10 @@ type Layer struct {
 	layer.Packed
 	// Epoch is the SOURCE_DATE_EPOCH that clamped its times, in seconds; "" if none.
 	Epoch string `json:"epoch,omitempty"`
+	// Blob is the encoding that another builder made; nil for a layer packed here.
+	Blob *ocispec.Descriptor `json:"blob,omitempty"`
+	// From names the place that has Blob.
+	From string `json:"from,omitempty"`
 }
 
 // Layer returns the layer packed under epoch, if the record has one.

@@ -25,7 +25,7 @@ import (
 // buildFlags are the flags of `builder build`, named as docker buildx names them.
 type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
-	deviceDirs                                                                                []string
+	deviceDirs, cacheFrom, cacheTo                                                            []string
 	call, file, target, network, progress, iidFile, metadataFile                              string
 	check, noCache, pull, push, explain, quiet                                                bool
 	jobs                                                                                      int
@@ -54,6 +54,8 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` added to the image")
 	fl.StringSliceVar(&f.platforms, "platform", nil, "`os/arch[/variant]` of the image (default this machine's); several make an index")
 	fl.BoolVar(&f.noCache, "no-cache", false, "run every step")
+	fl.StringArrayVar(&f.cacheFrom, "cache-from", nil, "`type=registry|local|s3,…` or reference of a cache to take results from; may be repeated")
+	fl.StringArrayVar(&f.cacheTo, "cache-to", nil, "`type=registry|local|inline|s3,…` or reference: write what the steps made for other machines; may be repeated")
 	fl.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run every step of these `stages`")
 	fl.BoolVar(&f.pull, "pull", false, "ask the registry for base images even if the store has them")
 	fl.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=oci|docker|tar|local|image,dest=PATH,…`; may be repeated")
@@ -73,7 +75,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.IntVarP(&f.jobs, "jobs", "j", 0, "`number` of steps at the same time (default the CPUs, at least 2, and more while those wait)")
 	f.net.register(c)
 	f.sandbox.register(c)
-	f.refused.register(c, "cache-from", "cache-to", "annotation", "load", "sbom", "provenance", "attest",
+	f.refused.register(c, "annotation", "load", "sbom", "provenance", "attest",
 		"builder", "cgroup-parent", "squash")
 	return c
 }
@@ -94,6 +96,10 @@ func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
 	if err != nil {
 		return err
 	}
+	caches, err := f.caches(&o)
+	if err != nil {
+		return err
+	}
 	net, err := f.net.options()
 	if err != nil {
 		return err
@@ -111,12 +117,19 @@ func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
 		if call, _, _ := strings.Cut(f.call, ","); call != "build" {
 			return f.answer(ctx, g, s, o)
 		}
-		return f.buildAndSend(ctx, g, s, o, outputs)
+		return f.buildAndSend(ctx, g, s, o, &sending{outputs: outputs, caches: caches})
 	})
 }
 
+// sending is what is to be done with the result of a build.
+type sending struct {
+	outputs []builder.Output
+	caches  []builder.CacheTo
+}
+
 // buildAndSend builds and does everything that is asked of the result.
-func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Store, o builder.BuildOptions, outputs []builder.Output) (err error) {
+func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Store, o builder.BuildOptions, to *sending) (err error) {
+	outputs := to.outputs
 	for _, out := range outputs {
 		o.Names = append(o.Names, out.Names...)
 	}
@@ -126,11 +139,12 @@ func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Sto
 	if o.Push != nil {
 		defer o.Push.Close()
 	}
-	res, err := s.Build(ctx, o)
-	if err != nil {
+	var meta map[string]any
+	o.Finish = func(ctx context.Context, res *builder.Result) (err error) {
+		meta, err = f.sendAll(ctx, g, s, res, o, to)
 		return err
 	}
-	meta, err := f.send(ctx, g, s, res.Image, o, outputs)
+	res, err := s.Build(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -150,12 +164,7 @@ func (f *buildFlags) newPush(s *builder.Store, o builder.BuildOptions, outputs [
 	if f.push && len(o.Names) == 0 {
 		return nil, usagef("--push needs a name: -t REGISTRY/NAME[:TAG]")
 	}
-	manifest, push := builder.ManifestOptions{Encoding: builder.DefaultEncoding}, f.push
-	for _, out := range outputs {
-		if out.Type == "image" {
-			manifest, push = out.ManifestOptions, push || out.Push
-		}
-	}
+	manifest, push := f.imageOutput(outputs)
 	if !push || len(o.Names) == 0 {
 		return nil, nil
 	}
