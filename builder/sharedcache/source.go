@@ -54,7 +54,7 @@ func Import(ctx context.Context, place Place, ref string, s Source) (*Source, er
 	s.records, s.contents = map[cache.Key][]*cache.Record{}, map[contentKey]*cache.Record{}
 	s.ops, s.notes = map[digest.Digest]bool{}, map[digest.Digest]digest.Digest{}
 	parts, err := read(ctx, place, ref)
-	for n := 1; n < tries && (errors.Is(err, oci.ErrMismatch) || errors.Is(err, oci.ErrInvalid)); n++ {
+	for n := 1; n < tries && errors.Is(err, oci.ErrMismatch); n++ {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

@@ -27,6 +27,7 @@ var tools struct {
 	registry string // HOST:PORT
 	debian   string // OCI layout of a Debian base
 	busybox  string // static busybox
+	s3       string // versitygw
 }
 
 func TestMain(m *testing.M) {
@@ -83,6 +84,9 @@ func findImages() {
 	if _, err := os.Stat(filepath.Join(cache, "debian", "index.json")); err == nil {
 		tools.debian = filepath.Join(cache, "debian")
 	}
+	if _, err := os.Stat(filepath.Join(cache, "bin", "versitygw")); err == nil {
+		tools.s3 = filepath.Join(cache, "bin", "versitygw")
+	}
 	for _, p := range []string{filepath.Join(cache, "busybox"), "/bin/busybox"} {
 		if _, err := os.Stat(p); err == nil && tools.busybox == "" {
 			tools.busybox = p
@@ -135,6 +139,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": cmdStatus,
 			"limit":  cmdLimit,
+			"s3":     cmdS3,
+			"spoil":  cmdSpoil,
 		},
 		Condition: condition,
 	})
@@ -167,6 +173,8 @@ func condition(cond string) (bool, error) {
 		return tools.registry != "", nil
 	case "debian":
 		return tools.debian != "", nil
+	case "s3":
+		return tools.s3 != "", nil
 	}
 	return false, fmt.Errorf("unknown condition %q", cond)
 }
@@ -201,4 +209,64 @@ func cmdLimit(ts *testscript.TestScript, neg bool, args []string) {
 	if got := bytes.Count([]byte(ts.ReadFile(args[2])), []byte(args[1])); got > want {
 		ts.Fatalf("%s has %q %d times, at most %d allowed", args[2], args[1], got, want)
 	}
+}
+
+// cmdS3 starts an S3 server over a directory, each of whose directories is a bucket, and
+// puts its URL into $S3: s3 dir. Its user is "test-key", the password "test-secret".
+func cmdS3(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: s3 dir")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	addr := l.Addr().String()
+	l.Close()
+	c := exec.Command(tools.s3, "--quiet", "--access", "test-key", "--secret", "test-secret", "--port", addr, "posix", ts.MkAbs(args[0]))
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	ts.Check(c.Start())
+	ts.Defer(func() { c.Process.Kill(); c.Wait() })
+	ts.Setenv("S3", "http://"+addr)
+	for range 400 {
+		if conn, err := net.Dial("tcp", addr); err == nil {
+			conn.Close()
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	ts.Fatalf("%s does not listen", tools.s3)
+}
+
+// cmdSpoil damages the files of a directory that are larger, or with a "-" before the
+// number smaller, than so many bytes: spoil flip|cut|remove BYTES dir
+func cmdSpoil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: spoil flip|cut|remove BYTES dir")
+	}
+	bytes, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	dir := ts.MkAbs(args[2])
+	entries, err := os.ReadDir(dir)
+	ts.Check(err)
+	for _, e := range entries {
+		info, err := e.Info()
+		ts.Check(err)
+		if wanted := bytes < 0 && info.Size() < -bytes || bytes >= 0 && info.Size() > bytes; wanted && info.Mode().IsRegular() {
+			ts.Check(spoil(filepath.Join(dir, e.Name()), args[0], info.Size()))
+		}
+	}
+}
+
+func spoil(path, how string, size int64) error {
+	switch how {
+	case "remove":
+		return os.Remove(path)
+	case "cut":
+		return os.Truncate(path, size/2)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	data[len(data)/2] ^= 1
+	return os.WriteFile(path, data, 0o644)
 }

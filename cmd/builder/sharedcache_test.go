@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// meter is a way to the registry that counts every byte in both directions.
+type meter struct {
+	addr  string
+	bytes atomic.Int64
+}
+
+func newMeter(t *testing.T) *meter {
+	t.Helper()
+	if tools.registry == "" {
+		t.Skip("needs a registry")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	m := &meter{addr: l.Addr().String()}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go m.serve(conn)
+		}
+	}()
+	return m
+}
+
+func (m *meter) serve(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", tools.registry)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() {
+		io.Copy(server, counted{client, &m.bytes})
+		server.(*net.TCPConn).CloseWrite()
+	}()
+	io.Copy(client, counted{server, &m.bytes})
+}
+
+// counted counts what is read.
+type counted struct {
+	r io.Reader
+	n *atomic.Int64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// tenSteps is a context with ten steps on a Debian base.
+func tenSteps(t *testing.T, base string) string {
+	t.Helper()
+	dir := t.TempDir()
+	text := "FROM " + base + "\n"
+	for i := range 5 {
+		name := fmt.Sprintf("file%d", i)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.Repeat(name, 100_000)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		text += fmt.Sprintf("COPY %s /src/\nRUN cat /src/%s /etc/os-release > /out%d\n", name, name, i)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestCachedBuildMovesManifestsOnly is what a fresh machine pays for a build that
+// another one has done: ten steps on a Debian base, pushed to the same registry, under
+// 200 kB and half a second.
+func TestCachedBuildMovesManifestsOnly(t *testing.T) {
+	if tools.debian == "" {
+		t.Skip("needs a Debian base image (testdata/setup.sh)")
+	}
+	m := newMeter(t)
+	first := newCLI(t)
+	base := m.addr + "/ten-base:1"
+	first.run("push", "oci-layout://"+tools.debian+":latest", base)
+	ctx := tenSteps(t, base)
+	image := m.addr + "/ten:1"
+	for name, cache := range map[string]string{"same repository": m.addr + "/ten:cache", "another repository": m.addr + "/caches/ten:main"} {
+		first.run("build", "--push", "-t", image, "--cache-to", "type=registry,mode=max,ref="+cache, ctx)
+		t.Run(name, func(t *testing.T) {
+			fresh := newCLI(t)
+			m.bytes.Store(0)
+			start := time.Now()
+			ran, of := fresh.ran("--push", "-t", image+"-again", "--cache-from", cache, ctx)
+			took, moved := time.Since(start), m.bytes.Load()
+			t.Logf("%d of %d steps run, %d bytes moved, %v", ran, of, moved, took)
+			if ran != 0 || of != 11 {
+				t.Errorf("%d of %d steps run", ran, of)
+			}
+			if moved > 200_000 {
+				t.Errorf("%d bytes moved", moved)
+			}
+			if took > 5*time.Second { // ten times what is promised, for a machine that has other work
+				t.Errorf("it took %v", took)
+			}
+			fresh.holdsNoLayer()
+		})
+	}
+}
+
+// holdsNoLayer asserts that a store has documents alone.
+func (c *cli) holdsNoLayer() {
+	c.t.Helper()
+	for _, dir := range []string{"trees", "blobs/sha256"} {
+		entries, err := os.ReadDir(filepath.Join(c.root, dir))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, e := range entries {
+			if info, err := e.Info(); err != nil || e.IsDir() || info.Size() > 20_000 {
+				c.t.Errorf("%s/%s: %v bytes, %v", dir, e.Name(), info.Size(), err)
+			}
+		}
+	}
+}
+
+// TestSpoiledCache takes a cache from a registry whose answers are not what they should
+// be: the image comes out all the same, made here, with a warning that says why.
+func TestSpoiledCache(t *testing.T) {
+	c := newCLI(t)
+	ctx := busyboxContext(t, "RUN echo made > /made\nCMD [\"cat\", \"/made\"]\n")
+	if tools.registry == "" {
+		t.Skip("needs a registry")
+	}
+	c.run("build", "--cache-to", tools.registry+"/spoiled-cache:1", ctx)
+	flip := func(b []byte) []byte {
+		b = bytes.Clone(b)
+		b[len(b)/2] ^= 1
+		return b
+	}
+	document := func(path string, b []byte) bool { return strings.Contains(path, "/manifests/") || len(b) < 20_000 }
+	for name, spoil := range map[string]func(string, []byte) []byte{
+		"layer": func(path string, b []byte) []byte {
+			if document(path, b) {
+				return b
+			}
+			return flip(b)
+		},
+		"layer cut off": func(path string, b []byte) []byte {
+			if document(path, b) {
+				return b
+			}
+			return b[:len(b)/2]
+		},
+		"documents": func(path string, b []byte) []byte {
+			if !document(path, b) {
+				return b
+			}
+			return flip(b)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fresh := newCLI(t)
+			cache := evilProxy(t, spoil) + "/spoiled-cache:1"
+			pushed := tools.registry + "/spoiled-cache:" + strings.ReplaceAll(name, " ", "-")
+			_, stderr := fresh.run("build", "--progress=plain", "-o", "type=oci,dest="+filepath.Join(t.TempDir(), "x.tar"),
+				"--push", "-t", pushed, "--cache-from", cache, ctx)
+			if !strings.Contains(stderr, "warning: ") {
+				t.Errorf("no warning in\n%s", stderr)
+			}
+			if out, _ := fresh.run("run", "--rm", pushed); out != "made\n" {
+				t.Errorf("the image says %q", out)
+			}
+			fresh.sound()
+		})
+	}
+}
