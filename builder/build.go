@@ -171,6 +171,9 @@ func (b *build) images(ctx context.Context) (*Image, error) {
 	var first *Image
 	for _, g := range b.graphs {
 		img, err := b.image(ctx, g)
+		if err == nil {
+			err = b.keepLocal(ctx, img)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"builder/builder/sharedcache"
 	"builder/oci"
 	"builder/oci/bucket"
+	"builder/oci/layout"
 	"builder/snapshot"
 
 	"github.com/opencontainers/go-digest"
@@ -47,6 +48,15 @@ func (e *layerError) Error() string { return e.doing + ": " + e.err.Error() }
 
 // Unwrap returns the cause.
 func (e *layerError) Unwrap() error { return e.err }
+
+// failed says what could not be done with the layer: a *layerError if it came as a blob.
+func (l *Layer) failed(verb string, err error) error {
+	doing := fmt.Sprintf("%s layer %s", verb, l.DiffID)
+	if l.Blob == nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return &layerError{doing, l.Blob.Digest, err}
+}
 
 // errBare says that somebody needs the tree of a step of which a cache has told the
 // content alone.
@@ -360,9 +370,20 @@ func (b *build) unpackOver(ctx context.Context, s *plan.Step, src *content, img 
 		return "", err
 	}
 	id, err := b.store.unpackLayer(in, img, top, parent)
-	err = in.end(err)
-	if err != nil && img.Layers[top].Blob != nil {
-		err = &layerError{fmt.Sprintf("unpack layer %s", img.Layers[top].DiffID), img.Layers[top].Blob.Digest, err}
+	if err = in.end(err); err != nil {
+		return "", img.Layers[top].failed("unpack", err)
 	}
-	return id, err
+	return id, nil
+}
+
+// keepLocal brings the image's layers that lie in directories of this machine into the
+// store: a directory may be gone when somebody wants to use the image.
+func (b *build) keepLocal(ctx context.Context, img *Image) error {
+	var local []Layer
+	for _, l := range img.Layers {
+		if l.Blob != nil && b.imports.taken[l.Blob.Digest] != "" && strings.HasPrefix(l.From, layout.Scheme) {
+			local = append(local, l)
+		}
+	}
+	return b.store.prefetch(ctx, b.store.content(img, nil), local)
 }

@@ -111,7 +111,7 @@ func (s *Store) encode(ctx context.Context, src oci.Source, l Layer, e Encoding)
 		return errors.Join(s.plain(ctx, src, l, c), c.Close())
 	})
 	if err != nil {
-		return d, fmt.Errorf("encode layer %s: %w", l.DiffID, err)
+		return d, l.failed("encode", err)
 	}
 	d.MediaType = e.mediaType()
 	return d, s.remember(l.DiffID, e, d)

@@ -117,7 +117,7 @@ func (s *Store) unpackFrom(ctx context.Context, img *Image, done int, ui *progre
 	tree := img.treeOf(done)
 	for ; err == nil && done < len(img.Layers); done++ {
 		if tree, err = s.unpackLayer(in, img, done, tree); err != nil {
-			err = fmt.Errorf("unpack layer %s: %w", img.Layers[done].DiffID, err)
+			err = img.Layers[done].failed("unpack", err)
 		}
 	}
 	return tree, in.end(err)
