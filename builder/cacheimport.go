@@ -170,31 +170,6 @@ func (m *imports) note(name string) digest.Digest {
 	return ""
 }
 
-// find returns the record of the first cache that has one under key; nil if none has.
-// One without a layer is for a step whose files the image does not hold.
-func (b *build) findShared(s *plan.Step, key cache.Key) *cache.Record {
-	for _, src := range b.imports.sources {
-		rec := src.Get(key, b.epoch)
-		if rec == nil {
-			continue
-		}
-		if l, ok := rec.Layer(b.epoch); ok && !b.imports.isLost(l) || !ok && !b.final[s.Index] && !b.imports.bareRefused() {
-			return rec
-		}
-	}
-	return nil
-}
-
-// sameShared is findShared by what a step made of which tree.
-func (b *build) sameShared(below, content digest.Digest) *cache.Record {
-	for _, src := range b.imports.sources {
-		if rec := src.GetContent(below, content, b.epoch); rec != nil && !b.imports.isLost(rec.Layers[0]) {
-			return rec
-		}
-	}
-	return nil
-}
-
 func (m *imports) isLost(l cache.Layer) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

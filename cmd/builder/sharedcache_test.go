@@ -2,15 +2,20 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"builder/oci"
+	"builder/oci/layout"
 )
 
 // meter is a way to the registry that counts every byte in both directions.
@@ -187,5 +192,68 @@ func TestSpoiledCache(t *testing.T) {
 			}
 			fresh.sound()
 		})
+	}
+}
+
+// TestFalseDiffID takes a cache whose index says another diff ID than the layer has:
+// seen when the layer is unpacked, and then the step is run.
+func TestFalseDiffID(t *testing.T) {
+	c := newCLI(t)
+	ctx := busyboxContext(t, "CMD [\"true\"]\n")
+	dir := filepath.Join(t.TempDir(), "cache")
+	c.run("build", "--cache-to", "type=local,dest="+dir, ctx)
+	falsify(t, dir)
+	fresh := newCLI(t)
+	out := filepath.Join(t.TempDir(), "tree")
+	_, stderr := fresh.run("build", "--progress=plain", "-o", out, "--cache-from", "type=local,src="+dir, ctx)
+	if !strings.Contains(stderr, "warning: the cache") || !strings.Contains(stderr, "the tar has digest") {
+		t.Errorf("no warning in\n%s", stderr)
+	}
+	if _, err := os.Stat(filepath.Join(out, "bin", "busybox")); err != nil {
+		t.Error(err)
+	}
+	fresh.sound()
+}
+
+// falsify gives the layers of a cache each other's diff IDs.
+func falsify(t *testing.T, dir string) {
+	t.Helper()
+	l, err := layout.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := l.Resolve(t.Context(), "latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(mediaType string, v any) oci.Descriptor {
+		d, data, err := oci.Marshal(mediaType, v)
+		if err == nil {
+			err = l.Put(t.Context(), d, bytes.NewReader(data))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	var m oci.Manifest
+	readJSON(t, l, root, &m)
+	var config map[string]any
+	readJSON(t, l, m.Config, &config)
+	slices.Reverse(config["rootfs"].(map[string]any)["diff_ids"].([]any))
+	m.Config = put(m.Config.MediaType, config)
+	if err := l.Tag(t.Context(), put(root.MediaType, m), "latest"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readJSON(t *testing.T, src oci.Source, d oci.Descriptor, v any) {
+	t.Helper()
+	data, err := oci.ReadAll(t.Context(), src, d, oci.MaxConfig)
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
