@@ -408,6 +408,7 @@ func TestParseRef(t *testing.T) {
 		"oci-layout://a/b:v1":        {Dir: "a/b", Tag: "v1"},
 		"oci-layout://./b@" + d:      {Dir: "./b", Digest: digest.Digest(d)},
 		"oci-layout://a:b/c":         {Dir: "a:b/c"},
+		"oci-layout:///job@2/c:v1":   {Dir: "/job@2/c", Tag: "v1"},
 		"oci-layout://a:b/c:v2@" + d: {Dir: "a:b/c", Tag: "v2", Digest: digest.Digest(d)},
 		"dir:v1":                     {Dir: "dir", Tag: "v1"},
 	} {

@@ -19,12 +19,12 @@ type Ref struct {
 	Digest digest.Digest
 }
 
-// ParseRef splits a reference; the scheme may be missing. A colon starts a tag
-// only after the last slash.
+// ParseRef splits a reference; the scheme may be missing. A colon starts a tag,
+// and an @ a digest, only after the last slash.
 func ParseRef(s string) (Ref, error) {
 	rest := strings.TrimPrefix(s, Scheme)
 	var r Ref
-	if dir, d, ok := cutLast(rest, "@"); ok {
+	if dir, d, ok := cutLast(rest, "@"); ok && !strings.Contains(d, "/") {
 		if err := oci.CheckDigest(digest.Digest(d)); err != nil {
 			return Ref{}, fmt.Errorf("image layout reference %q: %w", s, err)
 		}
