@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"builder/builder/cache"
 	"builder/builder/plan"
@@ -33,8 +34,14 @@ type imports struct {
 	changed bool // in this attempt: something was lost, or noBare set
 }
 
-// checksAtOnce is how many layers a place is asked for at the same time.
-const checksAtOnce = 8
+const (
+	// checksAtOnce is how many layers a place is asked for at the same time.
+	checksAtOnce = 8
+	// A place that hangs must not hold up a build that can do without it: an index, of at
+	// most 8 MB, has to come within importTime, the answer for one layer within checkTime.
+	importTime = time.Minute
+	checkTime  = 20 * time.Second
+)
 
 // layerError says that the bytes of a layer could not be had, or were not what they
 // should be.
@@ -87,6 +94,8 @@ func (b *build) importCaches(ctx context.Context) (wait func()) {
 func (b *build) importCache(ctx context.Context, from CacheFrom) *sharedcache.Source {
 	ui := b.o.Progress.Step("importing cache from " + from.String())
 	ui.Start()
+	ctx, cancel := context.WithTimeoutCause(ctx, importTime, errors.New("it took longer than a minute"))
+	defer cancel()
 	place, err := b.store.place(from.CachePlace)
 	var s *sharedcache.Source
 	if err == nil {
@@ -94,6 +103,9 @@ func (b *build) importCache(ctx context.Context, from CacheFrom) *sharedcache.So
 		s, err = sharedcache.Import(ctx, place, from.entries()[0], sharedcache.Source{Name: from.String(), From: from.reference()})
 	}
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		ui.Note(fmt.Sprintf("warning: nothing is taken from this cache: %v", err))
 		ui.Done("")
 		return nil
@@ -215,12 +227,9 @@ func (b *build) checkLayer(ctx context.Context, l cache.Layer) error {
 	if has, err := b.store.blobs.Has(ctx, *l.Blob); err != nil || has {
 		return err
 	}
-	place, err := b.placeOf(l.From)
-	if err == nil {
-		var has bool
-		if has, err = place.Has(ctx, *l.Blob); has && err == nil {
-			return nil
-		}
+	has, err := b.has(ctx, l)
+	if has && err == nil {
+		return nil
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -230,6 +239,17 @@ func (b *build) checkLayer(ctx context.Context, l cache.Layer) error {
 	}
 	b.lose(l.Blob.Digest, err)
 	return &layerError{fmt.Sprintf("look up layer %s in %s", l.Blob.Digest, shownPlace(l.From)), l.Blob.Digest, err}
+}
+
+// has asks a layer's place for it.
+func (b *build) has(ctx context.Context, l cache.Layer) (bool, error) {
+	place, err := b.placeOf(l.From)
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	return place.Has(ctx, *l.Blob)
 }
 
 // placeOf is the place that a layer's From names, opened once.
