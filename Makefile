@@ -24,6 +24,7 @@ build: pid1 ## the static binary, bin/builder
 # The small program that sandboxes start with, which the binary embeds.
 pid1:
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o builder/sandbox/pid1/pid1 ./builder/sandbox/pid1
+	gzip -9nkf builder/sandbox/pid1/pid1
 
 demo: build ## build, run and rebuild a small image from nothing
 	testdata/demo/run bin/builder

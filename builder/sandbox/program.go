@@ -1,10 +1,13 @@
 package sandbox
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
+	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,7 +34,15 @@ func sealedPid1() (int, error) {
 	if len(pid1) == 0 {
 		return -1, os.ErrNotExist
 	}
-	f, err := memFile("builder-pid1", pid1, unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	plain, err := gzip.NewReader(bytes.NewReader(pid1))
+	if err != nil {
+		return -1, err
+	}
+	program, err := io.ReadAll(plain)
+	if err != nil {
+		return -1, err
+	}
+	f, err := memFile("builder-pid1", program, unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if err != nil {
 		return -1, err
 	}
