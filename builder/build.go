@@ -58,6 +58,9 @@ type BuildOptions struct {
 	SSH sshagent.Agents
 	// DeviceDirs have the machine's CDI specifications; none is the usual directories.
 	DeviceDirs []string
+	// StoreLimit is how many bytes the store may take when the first step begins; 0 for no
+	// limit.
+	StoreLimit int64
 	// Sandbox is how every RUN is contained.
 	Sandbox SandboxOptions
 	// Progress is what the user sees meanwhile.
@@ -96,6 +99,9 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 		return nil, err
 	}
 	if err := b.plan(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.makeRoom(ctx); err != nil {
 		return nil, err
 	}
 	if err := b.run(ctx); err != nil {
@@ -274,6 +280,7 @@ func (b *build) plan(ctx context.Context) error {
 	if err := b.findDevices(); err != nil {
 		return err
 	}
+	b.slots = b.slotsOf(b.steps)
 	b.epoch = b.graphs[0].Epoch
 	_, err := parseEpoch(b.epoch)
 	return err

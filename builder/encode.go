@@ -166,6 +166,29 @@ func (s *Store) encodings(diffID digest.Digest) []oci.Descriptor {
 	return out
 }
 
+// eachEncoding calls f for everything remembered of encodings, with the error of one that
+// cannot be read.
+func (s *Store) eachEncoding(f func(path string, d oci.Descriptor, err error) error) error {
+	paths, err := filepath.Glob(filepath.Join(s.memo(), "encodings", "*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		var d oci.Descriptor
+		b, err := os.ReadFile(p)
+		if err == nil {
+			err = json.Unmarshal(b, &d)
+		}
+		if err == nil {
+			err = oci.Check(d)
+		}
+		if err := f(p, d, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *Store) remember(diffID digest.Digest, e Encoding, d oci.Descriptor) error {
 	path := s.encodingPath(diffID, e)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -175,7 +198,7 @@ func (s *Store) remember(diffID digest.Digest, e Encoding, d oci.Descriptor) err
 	if err != nil {
 		return err
 	}
-	return writeFile(path, b)
+	return writeFile(s.tmp(), path, b)
 }
 
 // manifest returns the manifest under which img leaves the store: the one it came

@@ -62,7 +62,7 @@ func (s *Store) lookUp(ctx context.Context, ref string, platform oci.Platform) (
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	for _, d := range []oci.Descriptor{manifest.Config, desc} {
-		if err := s.keep(ctx, from, d); err != nil {
+		if err := s.keep(ctx, d, func() (io.ReadCloser, error) { return from.Fetch(ctx, d) }); err != nil {
 			return nil, err
 		}
 	}
@@ -96,16 +96,36 @@ func newImage(desc oci.Descriptor, m oci.Manifest, config oci.Image) (*Image, er
 	return img, nil
 }
 
-// keep copies one blob into the store unless it is there.
-func (s *Store) keep(ctx context.Context, from oci.Source, d oci.Descriptor) error {
+// keep copies one blob into the store unless it is there, or another process brings it.
+func (s *Store) keep(ctx context.Context, d oci.Descriptor, open func() (io.ReadCloser, error)) error {
 	if has, err := s.blobs.Has(ctx, d); has || err != nil {
 		return err
 	}
-	r, err := from.Fetch(ctx, d)
+	claim, err := s.lease.Claim(ctx, "blob "+string(d.Digest), nil)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	if has, err := s.blobs.Has(ctx, d); has || err != nil {
+		return err
+	}
+	r, err := open()
 	if err != nil {
 		return err
 	}
 	return errors.Join(s.blobs.Put(ctx, d, r), r.Close())
+}
+
+// shared is the store's blobs as the target of a Copy that others may do too: what one
+// process brings, the others take over.
+type shared struct {
+	*layout.Layout
+	store *Store
+}
+
+// Put implements oci.Target.
+func (t shared) Put(ctx context.Context, d oci.Descriptor, r io.Reader) error {
+	return t.store.keep(ctx, d, func() (io.ReadCloser, error) { return io.NopCloser(r), nil })
 }
 
 // content is the store's blobs, and behind them the places where an image's missing
@@ -151,24 +171,25 @@ func (c *content) fetch(ctx context.Context, ref string, d oci.Descriptor) error
 	if err != nil {
 		return err
 	}
-	r, err := from.Fetch(ctx, d)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	return c.store.blobs.Put(ctx, d, &countingReader{r: r, d: d, on: c.onFetch})
+	return c.store.keep(ctx, d, func() (io.ReadCloser, error) {
+		r, err := from.Fetch(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		return &countingReader{ReadCloser: r, d: d, on: c.onFetch}, nil
+	})
 }
 
 // countingReader tells how far a blob has come.
 type countingReader struct {
-	r  io.Reader
+	io.ReadCloser
 	d  oci.Descriptor
 	on func(oci.Descriptor, int64)
 	n  int64
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
+	n, err := c.ReadCloser.Read(p)
 	c.n += int64(n)
 	if c.on != nil {
 		c.on(c.d, c.n)

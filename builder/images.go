@@ -142,7 +142,7 @@ func (s *Store) putImage(ctx context.Context, img *Image) error {
 	if err := s.dropStaleName(ctx, img); err != nil {
 		return err
 	}
-	return writeFile(s.imagePath(img.Name, img.ID()), append(b, '\n'))
+	return writeFile(s.tmp(), s.imagePath(img.Name, img.ID()), append(b, '\n'))
 }
 
 // dropStaleName takes the image's name out of the layout if it names another image.
@@ -188,8 +188,11 @@ func (s *Store) parts(ctx context.Context, root oci.Descriptor) ([]oci.Descripto
 
 // addPlatform records an image beside those that its name has for other platforms.
 func (s *Store) addPlatform(ctx context.Context, img *Image) error {
-	s.imagesMu.Lock()
-	defer s.imagesMu.Unlock()
+	claim, err := s.lease.Claim(ctx, "image "+img.Name, nil)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
 	old, err := s.named(img.Name)
 	if errors.Is(err, ErrNoImage) {
 		return s.putImage(ctx, img)
@@ -206,12 +209,59 @@ func (s *Store) addPlatform(ctx context.Context, img *Image) error {
 	return s.putImage(ctx, old)
 }
 
+// hold keeps all that an image's record names from being taken away while this process
+// lives. Who makes a new record out of an old one holds the old one first: its name may be
+// removed at any time, and what only it named then goes. What can be fetched again need
+// not be there.
+func (s *Store) hold(ctx context.Context, img *Image) error {
+	for _, one := range img.All() {
+		if has, err := s.blobs.Has(ctx, one.Config); err != nil || !has {
+			return errors.Join(err, fmt.Errorf("image %s: its config is gone", one.shown()))
+		}
+		if one.Manifest != nil {
+			if _, err := s.blobs.Has(ctx, *one.Manifest); err != nil {
+				return err
+			}
+		}
+		for n := range one.Layers {
+			if err := s.holdLayer(ctx, one, n); err != nil {
+				return fmt.Errorf("image %s: layer %s: %w", one.shown(), one.Layers[n].DiffID, err)
+			}
+		}
+	}
+	return nil
+}
+
+// holdLayer holds every form that the layer n of an image has in the store.
+func (s *Store) holdLayer(ctx context.Context, img *Image, n int) error {
+	l := img.Layers[n]
+	tree := s.trees.Has(img.treeOf(n + 1))
+	if l.Linked { // grafted on the layers below when it is read
+		tree = s.trees.Has(l.Tree)
+	}
+	blob := false
+	if l.Blob != nil {
+		var err error
+		if blob, err = s.blobs.Has(ctx, *l.Blob); err != nil {
+			return err
+		}
+	}
+	if !blob && !tree && l.From == "" {
+		return errLost
+	}
+	return nil
+}
+
+// errLost says that a layer cannot be had any more.
+var errLost = errors.New("its files were pruned and it never had another form: build the image again")
+
 // tempPrefix marks files that are being written.
 const tempPrefix = ".new-"
 
-// writeFile writes beside and renames, so that a reader meets the old file or the new.
-func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
+// writeFile writes in another directory of the same file system and renames, so that a
+// reader meets the old file or the new.
+func writeFile(tmp, path string, b []byte) error {
+	f, err := os.CreateTemp(tmp, tempPrefix+"*")
 	if err != nil {
 		return err
 	}
@@ -341,6 +391,9 @@ func (s *Store) Tag(ctx context.Context, ref, newName string) error {
 	}
 	if to.Digest != "" {
 		return fmt.Errorf("tag %s: a name given to an image cannot hold a digest", newName)
+	}
+	if err := s.hold(ctx, img); err != nil {
+		return err
 	}
 	tagged := *img
 	tagged.Name = to.String()

@@ -14,6 +14,7 @@ import (
 	"builder/builder/cache"
 	"builder/builder/cdi"
 	"builder/builder/dockerfile"
+	"builder/builder/lease"
 	"builder/builder/plan"
 	"builder/builder/progress"
 	"builder/oci/layer"
@@ -53,7 +54,6 @@ type build struct {
 // start makes what each step of the graph needs.
 func (b *build) start() {
 	b.selected, b.fetched = map[int]*selection{}, map[int]*fetched{}
-	b.slots = b.slotsOf(b.steps)
 	for _, s := range b.steps {
 		b.results = append(b.results, newResult())
 		b.ui = append(b.ui, b.o.Progress.Step(s.Name))
@@ -74,13 +74,30 @@ func (b *build) step(ctx context.Context, s *plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if rec, err := b.lookup(ctx, s, in); err != nil {
+	rec, claim, err := b.find(ctx, s, in)
+	if err != nil {
 		return err
-	} else if rec != nil {
+	}
+	if rec != nil {
 		ui.Cached()
 		b.reuse(s, rec)
 		return nil
 	}
+	if err := b.make(ctx, s, ui); err != nil {
+		claim.Release()
+		return err
+	}
+	// Others wait until the record is there, not only the tree.
+	b.packs.Go(res, func(ctx context.Context) error {
+		defer claim.Release()
+		return b.pack(ctx, s, in)
+	})
+	ui.Done("")
+	return nil
+}
+
+// make does a step and commits its tree.
+func (b *build) make(ctx context.Context, s *plan.Step, ui *progress.Step) error {
 	draft, err := b.begin(ctx, s)
 	if err != nil {
 		return err
@@ -90,27 +107,64 @@ func (b *build) step(ctx context.Context, s *plan.Step) error {
 	if err := b.do(ctx, s, draft, ui); err != nil {
 		return err
 	}
-	if res.tree, err = draft.Commit(""); err != nil {
-		return err
-	}
-	b.packs.Go(res, func(ctx context.Context) error { return b.pack(ctx, s, in) })
-	ui.Done("")
-	return nil
+	b.results[s.Index].tree, err = draft.Commit("")
+	return err
 }
 
-// lookup finds the record of a step that depended on the same; nil if there is none.
-// It waits for the content of the tree below only when some step has done the same
-// before: otherwise there is nothing to find, and the step can start at once.
-func (b *build) lookup(ctx context.Context, s *plan.Step, in *cache.Inputs) (*cache.Record, error) {
+// find returns the record of a step, or the claim to make it: then no other process, and
+// no other step of this build, makes the same until the claim is released. It waits for
+// whoever does, and takes over if that one fails or dies. Steps that use no cache wait
+// for nobody.
+//
+// Whoever has a claim has all that it needs to make the step, or gets it from those who
+// have claims to other things than steps; so two builds never wait for each other.
+func (b *build) find(ctx context.Context, s *plan.Step, in *cache.Inputs) (*cache.Record, *lease.Claim, error) {
+	res := b.results[s.Index]
+	res.lineage = b.lineage(s, in)
 	if b.uncached(s) {
-		return nil, nil
+		return nil, nil, nil
 	}
+	rec, _, err := b.lookup(ctx, s, in)
+	if rec != nil || err != nil {
+		return rec, nil, err
+	}
+	claim, err := b.store.lease.Claim(ctx, "step "+string(res.lineage), func() {
+		b.ui[s.Index].Note("waiting for another build of the same step")
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	rec, miss, err := b.lookup(ctx, s, in)
+	if rec != nil || err != nil {
+		claim.Release()
+		return rec, nil, err
+	}
+	b.explain(s, in, miss)
+	return nil, claim, nil
+}
+
+// lineage names what a step does to what its base has, by what each step in between does:
+// unlike the key it is known before the tree below is packed.
+func (b *build) lineage(s *plan.Step, in *cache.Inputs) digest.Digest {
+	var below digest.Digest
+	if s.Parent != nil {
+		parent := b.results[s.Parent.Index]
+		if below = parent.lineage; parent.image != nil {
+			below = parent.content
+		}
+	}
+	return digest.FromString(string(in.Op()) + " " + string(below))
+}
+
+// lookup finds the record of a step that depended on the same; nil and the reason if there
+// is none. It waits for the content of the tree below only when some step has done the same
+// before: otherwise there is nothing to find, and the step can start at once.
+func (b *build) lookup(ctx context.Context, s *plan.Step, in *cache.Inputs) (*cache.Record, string, error) {
 	if !b.store.cache.Knows(in) {
-		b.explain(s, in, "not built before")
-		return nil, nil
+		return nil, "not built before", nil
 	}
 	if err := b.below(ctx, s, in); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	rec, err := b.store.cache.Get(in.Key())
 	if err == nil && !b.store.trees.Has(rec.Tree) {
@@ -118,13 +172,12 @@ func (b *build) lookup(ctx context.Context, s *plan.Step, in *cache.Inputs) (*ca
 	}
 	var miss *cache.Miss
 	if errors.As(err, &miss) {
-		b.explain(s, in, miss.Reason)
-		return nil, nil
+		return nil, miss.Reason, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return rec, b.noteLast(s, rec.Key)
+	return rec, "", b.noteLast(s, rec.Key)
 }
 
 // begin starts the draft of what a step changes, over the tree that the change depends on.

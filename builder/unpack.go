@@ -28,7 +28,10 @@ func (s *Store) base(ctx context.Context, ref plan.Ref, pull bool) (*Image, erro
 	}
 	if !pull {
 		if img := s.local(ref.Name, platform); img != nil {
-			return img, nil
+			// What came from elsewhere can come again.
+			if err := s.hold(ctx, img); err == nil || img.Manifest == nil {
+				return img, err
+			}
 		}
 	}
 	img, err := s.lookUp(ctx, ref.Name, platform)
@@ -82,22 +85,36 @@ func (i *Image) treeOf(n int) snapshot.ID {
 // unpackImage returns the tree of an image: the snapshots of the layers that are
 // there, and of those that are not, made now.
 func (s *Store) unpackImage(ctx context.Context, img *Image, p *progress.Printer) (snapshot.ID, error) {
-	done := len(img.Layers)
-	for done > 0 && !s.trees.Has(img.treeOf(done)) {
-		done--
-	}
-	if done == len(img.Layers) {
-		return img.treeOf(done), nil
+	whole := img.treeOf(len(img.Layers))
+	if whole == "" || s.trees.Has(whole) {
+		return whole, nil
 	}
 	ui := p.Step("unpack " + img.shown())
 	ui.Start()
-	tree, err := s.unpackFrom(ctx, img, done, ui)
+	tree, err := s.unpackAlone(ctx, img, ui)
 	if err != nil {
 		ui.Fail(err)
 		return "", err
 	}
 	ui.Done("")
 	return tree, nil
+}
+
+// unpackAlone makes the tree of img while no other process does, or finds that another
+// has made it.
+func (s *Store) unpackAlone(ctx context.Context, img *Image, ui *progress.Step) (snapshot.ID, error) {
+	done := len(img.Layers)
+	claim, err := s.lease.Claim(ctx, "tree "+string(img.treeOf(done)), func() {
+		ui.Note("waiting for another build that unpacks the same image")
+	})
+	if err != nil {
+		return "", err
+	}
+	defer claim.Release()
+	for done > 0 && !s.trees.Has(img.treeOf(done)) {
+		done--
+	}
+	return s.unpackFrom(ctx, img, done, ui)
 }
 
 // unpackFrom makes the snapshots of all layers of img but the first done.
@@ -108,6 +125,11 @@ func (s *Store) unpackFrom(ctx context.Context, img *Image, done int, ui *progre
 	}
 	tree := img.treeOf(done)
 	for ; done < len(img.Layers); done++ {
+		// It may rest on one that was missing until now.
+		if above := img.treeOf(done + 1); s.trees.Has(above) {
+			tree = above
+			continue
+		}
 		var err error
 		if tree, err = s.unpackLayer(ctx, src, img, done, tree); err != nil {
 			return "", fmt.Errorf("unpack layer %s: %w", img.Layers[done].DiffID, err)
@@ -142,7 +164,7 @@ func (s *Store) unpackLayer(ctx context.Context, src oci.Source, img *Image, i i
 		return s.trees.Graft(l.Tree, tree)
 	}
 	if l.Blob == nil {
-		return "", fmt.Errorf("its files were pruned and it never had another form: build the image again")
+		return "", errLost
 	}
 	draft, err := s.trees.Begin(tree)
 	if err != nil {

@@ -25,6 +25,9 @@ const (
 	maxAge = 8
 )
 
+// TempPrefix marks memos that are being written, beside the others.
+const TempPrefix = ".memo-"
+
 var errDamaged = errors.New("damaged memo")
 
 // read loads the memo's file. One that is missing, damaged or of another version is an empty memo.
@@ -147,7 +150,7 @@ func replace(file string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(file), ".memo-*")
+	f, err := os.CreateTemp(filepath.Dir(file), TempPrefix+"*")
 	if err != nil {
 		return err
 	}

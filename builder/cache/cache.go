@@ -32,11 +32,16 @@ func (m *Miss) Error() string { return m.Reason }
 
 // Open opens the cache in dir and creates it when it is not there.
 func Open(dir string) (*Cache, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	c := &Cache{dir: dir}
+	if err := os.MkdirAll(c.Temps(), 0o700); err != nil {
 		return nil, err
 	}
-	return &Cache{dir: dir}, nil
+	return c, nil
 }
+
+// Temps is the directory of entries being written. What a dead process left there is
+// garbage.
+func (c *Cache) Temps() string { return filepath.Join(c.dir, "tmp") }
 
 // Get returns the record kept under key, or a *Miss.
 func (c *Cache) Get(key Key) (*Record, error) {
@@ -83,11 +88,18 @@ func (c *Cache) GetContent(below, content digest.Digest) (*Record, error) {
 	return c.Get(key)
 }
 
-// Last returns the inputs that the slot had in the build before this one; or a
-// *Miss. A slot is a line of a Dockerfile, by whatever name the caller gives it.
-func (c *Cache) Last(slot string) (*Inputs, error) {
+// LastKey returns the key that the slot had in the build before this one; or a *Miss. A
+// slot is a line of a Dockerfile, by whatever name the caller gives it.
+func (c *Cache) LastKey(slot string) (Key, error) {
 	var key Key
-	if err := c.load(slotKind, slot, &key); err != nil {
+	err := c.load(slotKind, slot, &key)
+	return key, err
+}
+
+// Last returns the inputs that the slot had in the build before this one; or a *Miss.
+func (c *Cache) Last(slot string) (*Inputs, error) {
+	key, err := c.LastKey(slot)
+	if err != nil {
 		return nil, err
 	}
 	in := &Inputs{}
@@ -99,8 +111,7 @@ func (c *Cache) Last(slot string) (*Inputs, error) {
 
 // SetLast notes that the slot had the inputs of key in this build.
 func (c *Cache) SetLast(slot string, key Key) error {
-	var old Key
-	if c.load(slotKind, slot, &old) == nil && old == key {
+	if old, err := c.LastKey(slot); err == nil && old == key {
 		return nil
 	}
 	return c.save(slotKind, slot, key)
@@ -113,9 +124,9 @@ func (c *Cache) Recall(name string, v any) error { return c.load(noteKind, name,
 // answer. Its JSON form comes back.
 func (c *Cache) Remember(name string, v any) error { return c.save(noteKind, name, v) }
 
-// Walk calls f for each record, with its size on disk in bytes, in no order. Damaged
-// records are passed over.
-func (c *Cache) Walk(f func(r *Record, size int64) error) error {
+// Walk calls f for each record, with the file it lies in, in no order. Damaged records are
+// passed over.
+func (c *Cache) Walk(f func(r *Record, file fs.FileInfo) error) error {
 	paths, err := filepath.Glob(filepath.Join(c.dir, "*", "*."+recordKind))
 	if err != nil {
 		return err
@@ -129,7 +140,7 @@ func (c *Cache) Walk(f func(r *Record, size int64) error) error {
 		if err != nil {
 			continue
 		}
-		if err := f(r, st.Size()); err != nil {
+		if err := f(r, st); err != nil {
 			return err
 		}
 	}
@@ -194,7 +205,7 @@ func (c *Cache) save(kind, name string, v any) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "new-*")
+	f, err := os.CreateTemp(c.Temps(), "new-*")
 	if err != nil {
 		return err
 	}

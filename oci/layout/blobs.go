@@ -31,7 +31,8 @@ func (l *Layout) Fetch(_ context.Context, d oci.Descriptor) (io.ReadCloser, erro
 	return f, nil
 }
 
-// Has implements oci.Target: it looks at the file's size, not at its bytes.
+// Has implements oci.Target: it looks at the file's size, not at its bytes. Who asks may
+// rely on the answer: see Options.Use.
 func (l *Layout) Has(_ context.Context, d oci.Descriptor) (bool, error) {
 	if err := oci.Check(d); err != nil {
 		return false, err
@@ -40,10 +41,22 @@ func (l *Layout) Has(_ context.Context, d oci.Descriptor) (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	if err != nil {
+	if err != nil || !info.Mode().IsRegular() || info.Size() != d.Size {
 		return false, err
 	}
-	return info.Mode().IsRegular() && info.Size() == d.Size, nil
+	return l.use(d.Digest)
+}
+
+// use says that a blob is relied on; false when it is gone.
+func (l *Layout) use(d digest.Digest) (bool, error) {
+	if l.o.Use == nil {
+		return true, nil
+	}
+	err := l.o.Use(l.Path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Put implements oci.Target.
