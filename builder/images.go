@@ -142,7 +142,12 @@ func (s *Store) putImage(ctx context.Context, img *Image) error {
 	if err := s.dropStaleName(ctx, img); err != nil {
 		return err
 	}
-	return writeFile(s.tmp(), s.imagePath(img.Name, img.ID()), append(b, '\n'))
+	path := s.imagePath(img.Name, img.ID())
+	b = append(b, '\n')
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) && s.lease.Use(path) == nil {
+		return nil
+	}
+	return writeFile(s.tmp(), path, b)
 }
 
 // dropStaleName takes the image's name out of the layout if it names another image.
@@ -412,5 +417,9 @@ func (s *Store) Remove(ctx context.Context, ref string) (*Image, error) {
 			return nil, err
 		}
 	}
-	return img, os.Remove(s.imagePath(img.Name, img.ID()))
+	err = os.Remove(s.imagePath(img.Name, img.ID()))
+	if errors.Is(err, fs.ErrNotExist) { // another process was quicker
+		err = fmt.Errorf("%s: %w", ref, ErrNoImage)
+	}
+	return img, err
 }

@@ -103,6 +103,7 @@ func (b *build) make(ctx context.Context, s *plan.Step, ui *progress.Step) error
 		return err
 	}
 	defer draft.Discard()
+	b.store.syncEarlier()
 	b.ran.Add(1)
 	if err := b.do(ctx, s, draft, ui); err != nil {
 		return err

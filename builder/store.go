@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"builder/builder/buildctx"
@@ -33,6 +34,7 @@ const storeFormat = 1
 // Store is everything that outlives a build: images, bytes, trees, records.
 //
 //	format     the version of this layout
+//	durable    since when it may hold what the disk does not
 //	leases/, claims/, lock   which processes use it, and what they are making
 //	tmp/       small files being written
 //	images/    name -> image record
@@ -49,6 +51,9 @@ type Store struct {
 	mounts *cachemount.Store
 	lease  *lease.Lease
 	net    registry.Options
+
+	syncing    sync.Once
+	background sync.WaitGroup // what goes on beside the work and must have ended before Close returns
 }
 
 // OpenStore opens the store in root, creating it when there is none, and removes what
@@ -193,9 +198,6 @@ func sweepTemp(dir string, e fs.DirEntry, prefix string, oldest time.Time) error
 
 // Root is the directory of the store; it is also an OCI image layout.
 func (s *Store) Root() string { return s.root }
-
-// Close lets go of the store.
-func (s *Store) Close() error { return s.lease.Close() }
 
 func (s *Store) memo() string { return filepath.Join(s.root, "memo") }
 func (s *Store) tmp() string  { return filepath.Join(s.root, "tmp") }

@@ -171,38 +171,51 @@ func (s *Store) unpackLayer(ctx context.Context, src oci.Source, img *Image, i i
 		return "", err
 	}
 	defer draft.Discard()
+	if err := s.unpackInto(ctx, src, img, i, draft); err != nil {
+		return "", err
+	}
+	return draft.Commit(snapshot.ID(identity.ChainID(img.diffIDs()[:i+1]).Encoded()))
+}
+
+// unpackInto fills a draft with layer i of img, which comes as a blob.
+func (s *Store) unpackInto(ctx context.Context, src oci.Source, img *Image, i int, draft *snapshot.Draft) error {
+	l := img.Layers[i]
 	r, err := src.Fetch(ctx, *l.Blob)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer r.Close()
 	plain, _, err := layer.Decompress(oci.Verify(r, *l.Blob))
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer plain.Close()
 	hash := l.DiffID.Algorithm().Hash()
 	tar := io.TeeReader(plain, hash)
 	if err := layer.Unpack(ctx, tar, draft.Upper(), draft.Lower()); err != nil {
-		return "", err
+		return err
 	}
 	// What follows the end of the archive is part of the digest too.
 	if _, err := io.Copy(io.Discard, tar); err != nil {
-		return "", err
+		return err
 	}
 	if got := digest.NewDigest(l.DiffID.Algorithm(), hash); got != l.DiffID {
-		return "", fmt.Errorf("%w: the tar has digest %s, the image config says %s", oci.ErrMismatch, got, l.DiffID)
+		return fmt.Errorf("%w: the tar has digest %s, the image config says %s", oci.ErrMismatch, got, l.DiffID)
 	}
-	return draft.Commit(snapshot.ID(identity.ChainID(img.diffIDs()[:i+1]).Encoded()))
+	return nil
 }
 
 // pack writes the plain tar of a layer that the store has as a tree.
 func (s *Store) pack(ctx context.Context, l Layer, w io.Writer) (layer.Packed, error) {
-	upper, lower, err := s.trees.Layer(l.Tree)
+	return pack(ctx, s.trees, l, w)
+}
+
+func pack(ctx context.Context, trees *snapshot.Store, l Layer, w io.Writer) (layer.Packed, error) {
+	upper, lower, err := trees.Layer(l.Tree)
 	if err != nil {
 		return layer.Packed{}, err
 	}
-	meta, err := s.trees.Meta(l.Tree)
+	meta, err := trees.Meta(l.Tree)
 	if err != nil {
 		return layer.Packed{}, err
 	}

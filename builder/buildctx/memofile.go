@@ -3,6 +3,7 @@ package buildctx
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -43,6 +44,21 @@ func (m *Memo) read() {
 	if entries, err := decode(data); err == nil {
 		m.entries = entries
 	}
+}
+
+// IsMemo reports whether a file of the directory that memos are kept in is named as one.
+func IsMemo(name string) bool {
+	_, err := hex.DecodeString(name)
+	return len(name) == 32 && err == nil
+}
+
+// CheckMemo reads a memo's file; the error tells how it is damaged.
+func CheckMemo(file string) error {
+	data, err := readRegular(file, maxMemoFile)
+	if err == nil {
+		_, err = decode(data)
+	}
+	return err
 }
 
 func readRegular(file string, limit int64) ([]byte, error) {

@@ -9,6 +9,7 @@ package cache
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -145,6 +146,29 @@ func (c *Cache) Walk(f func(r *Record, file fs.FileInfo) error) error {
 		}
 	}
 	return nil
+}
+
+// Check reads every entry and tells f of each that is damaged, with the file and the
+// reason. It returns how many there are.
+func (c *Cache) Check(ctx context.Context, f func(path, reason string) error) (int, error) {
+	paths, err := filepath.Glob(filepath.Join(c.dir, "??", "*.*"))
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range paths {
+		if ctx.Err() != nil {
+			return len(paths), context.Cause(ctx)
+		}
+		var any json.RawMessage
+		err := loadFile(p, &any)
+		if _, gone := os.Lstat(p); err == nil || errors.Is(gone, fs.ErrNotExist) {
+			continue
+		}
+		if err := f(p, err.Error()); err != nil {
+			return len(paths), err
+		}
+	}
+	return len(paths), nil
 }
 
 // Remove forgets the record under key and the inputs it was made of.

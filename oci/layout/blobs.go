@@ -113,15 +113,15 @@ func (l *Layout) ingest(ctx context.Context, fill func(f *os.File) (digest.Diges
 	if err != nil {
 		return 0, err
 	}
-	return info.Size(), l.publish(f, l.Path(d))
+	return info.Size(), l.publish(f, l.Path(d), l.o.Sync)
 }
 
-// publish makes a complete file visible under path.
-func (l *Layout) publish(f *os.File, path string) error {
+// publish makes a complete file visible under path, durable before if sync is set.
+func (l *Layout) publish(f *os.File, path string, sync bool) error {
 	if err := f.Chmod(0o644); err != nil {
 		return err
 	}
-	if l.o.Sync {
+	if sync {
 		if err := f.Sync(); err != nil {
 			return err
 		}
