@@ -296,7 +296,7 @@ func (p *pruning) take(c candidate, keep int64) error {
 	if unused < p.o.OlderThan || !p.wants(c.Kind, c.ID) {
 		return nil
 	}
-	c.Reason = "not used for " + units.HumanDuration(unused)
+	c.Reason = "last used " + strings.ToLower(units.HumanDuration(unused)) + " ago"
 	if p.o.sized() {
 		c.Reason += ", and the store may keep " + units.HumanSize(float64(keep))
 	} else if p.o.All {
