@@ -47,7 +47,7 @@ type Checked struct {
 
 // Damage is one thing that is not what its name or its record says.
 type Damage struct {
-	// Kind is as Garbage has it, "entry" for one of the cache's files.
+	// Kind is as Garbage has it.
 	Kind, ID string
 	Reason   string
 	// Dropped says that it is gone now.
@@ -60,6 +60,9 @@ type checker struct {
 	s     *Store
 	trees *snapshot.Store // looked at, not used
 	Checked
+
+	ui   *progress.Step // of the part that is checked just now
+	told time.Time      // when it last said how far it is
 
 	badBlobs map[digest.Digest]bool
 	badTrees map[snapshot.ID]bool
@@ -80,6 +83,7 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*Checked, error) {
 	} {
 		ui := o.Progress.Step("check " + part.name)
 		ui.Start()
+		c.ui, c.told = ui, time.Now()
 		found, err := part.do(ctx)
 		if err != nil {
 			err = fmt.Errorf("check %s: %w", part.name, err)
@@ -89,6 +93,14 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*Checked, error) {
 		ui.Done(found)
 	}
 	return &c.Checked, nil
+}
+
+// tell says how far a part is, once in a while.
+func (c *checker) tell(format string, args ...any) {
+	if time.Since(c.told) > 2*time.Second {
+		c.told = time.Now()
+		c.ui.Note(fmt.Sprintf(format, args...))
+	}
 }
 
 // damaged notes something, and drops it if that was asked for.
@@ -122,6 +134,7 @@ func (c *checker) blobs(ctx context.Context) (string, error) {
 			return nil
 		}
 		c.Blobs++
+		c.tell("%d blobs so far", c.Blobs)
 		err := c.read(ctx, oci.Descriptor{Digest: b.Digest, Size: b.Size}, io.Discard)
 		if err == nil || errors.Is(err, oci.ErrNotFound) { // pruned meanwhile
 			return nil
@@ -174,7 +187,7 @@ func (c *checker) has(d oci.Descriptor) bool {
 // entries lets the cache prove itself.
 func (c *checker) entries(ctx context.Context) (string, error) {
 	n, err := c.s.cache.Check(ctx, func(path, reason string) error {
-		return c.damaged(Damage{Kind: "entry", ID: filepath.Base(path), Reason: reason}, func() error { return os.Remove(path) })
+		return c.damaged(Damage{Kind: KindEntry, ID: filepath.Base(path), Reason: reason}, func() error { return os.Remove(path) })
 	})
 	c.Entries = n
 	return fmt.Sprintf("%d entries", n), err

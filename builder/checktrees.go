@@ -41,7 +41,7 @@ func (c *checker) allTrees(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, id := range ids {
+	for i, id := range ids {
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
@@ -50,6 +50,7 @@ func (c *checker) allTrees(ctx context.Context) (string, error) {
 			continue
 		}
 		c.Trees++
+		c.tell("%d of %d trees", i+1, len(ids))
 		if err := c.tree(ctx, id, proofs[id]); err != nil {
 			return "", err
 		}

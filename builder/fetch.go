@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"builder/builder/lease"
 	"builder/oci"
 	"builder/oci/layout"
 	"builder/oci/name"
@@ -101,7 +102,7 @@ func (s *Store) keep(ctx context.Context, d oci.Descriptor, open func() (io.Read
 	if has, err := s.blobs.Has(ctx, d); has || err != nil {
 		return err
 	}
-	claim, err := s.lease.Claim(ctx, "blob "+string(d.Digest), nil)
+	claim, err := s.claimBlob(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -116,16 +117,22 @@ func (s *Store) keep(ctx context.Context, d oci.Descriptor, open func() (io.Read
 	return errors.Join(s.blobs.Put(ctx, d, r), r.Close())
 }
 
-// shared is the store's blobs as the target of a Copy that others may do too: what one
-// process brings, the others take over.
+// shared is the store's blobs as the target of a Copy that other processes may do too: what
+// one brings, the others take over.
 type shared struct {
 	*layout.Layout
 	store *Store
 }
 
-// Put implements oci.Target.
-func (t shared) Put(ctx context.Context, d oci.Descriptor, r io.Reader) error {
-	return t.store.keep(ctx, d, func() (io.ReadCloser, error) { return io.NopCloser(r), nil })
+// Claim implements oci.Claimer.
+func (t shared) Claim(ctx context.Context, d oci.Descriptor) (func(), error) {
+	claim, err := t.store.claimBlob(ctx, d)
+	return claim.Release, err
+}
+
+// claimBlob waits until no other process brings a blob.
+func (s *Store) claimBlob(ctx context.Context, d oci.Descriptor) (*lease.Claim, error) {
+	return s.lease.Claim(ctx, "blob "+string(d.Digest), nil)
 }
 
 // content is the store's blobs, and behind them the places where an image's missing

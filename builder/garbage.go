@@ -35,12 +35,15 @@ type pruning struct {
 	refs   map[snapshot.ID]int
 	items  []Garbage
 	freed  int64
+	// dropped are the records among items.
+	dropped map[cache.Key]bool
 }
 
 // candidate is something that a later build might use, and may go all the same.
 type candidate struct {
 	Garbage
 	used time.Time
+	key  cache.Key // of a record
 	// last says that it goes when nothing else is left.
 	last bool
 	// trees are the snapshots that it alone may keep.
@@ -53,7 +56,8 @@ func (s *Store) garbage(ctx context.Context, o PruneOptions) ([]Garbage, error) 
 	if err != nil {
 		return nil, err
 	}
-	p := &pruning{s: s, o: o, oldest: oldest, trees: s.trees.Unused(), refs: map[snapshot.ID]int{}, sizes: s.openSizes()}
+	p := &pruning{s: s, o: o, oldest: oldest, trees: s.trees.Unused(), sizes: s.openSizes(),
+		refs: map[snapshot.ID]int{}, dropped: map[cache.Key]bool{}}
 	if err := p.plan(ctx); err != nil {
 		return nil, err
 	}
@@ -81,7 +85,10 @@ func (p *pruning) plan(ctx context.Context) error {
 	if err := p.blobs(ctx); err != nil {
 		return err
 	}
-	return p.choose(ctx, candidates)
+	if err := p.choose(ctx, candidates); err != nil {
+		return err
+	}
+	return p.leftovers()
 }
 
 // wants reports whether the user left things of that kind and name to choose from.
@@ -175,6 +182,7 @@ func (p *pruning) records() (out []candidate, err error) {
 			if file.ModTime().Before(p.oldest) && p.wants(g.Kind, g.ID) {
 				g.Reason = "its files are gone"
 				p.drop(g)
+				p.dropped[r.Key] = true
 			}
 			return nil
 		}
@@ -184,7 +192,7 @@ func (p *pruning) records() (out []candidate, err error) {
 		if err != nil || !st.ModTime().Before(p.oldest) {
 			return nil
 		}
-		out = append(out, candidate{Garbage: g, trees: trees, last: p.o.last[digest.Digest(r.Key)],
+		out = append(out, candidate{Garbage: g, key: r.Key, trees: trees, last: p.o.last[digest.Digest(r.Key)],
 			used: later(st.ModTime(), file.ModTime())})
 		return nil
 	})
@@ -303,6 +311,9 @@ func (p *pruning) take(c candidate, keep int64) error {
 		c.Reason = "the whole cache was asked for; " + c.Reason
 	}
 	p.drop(c.Garbage)
+	if c.Kind == KindRecord {
+		p.dropped[c.key] = true
+	}
 	p.count(c.trees, -1)
 	for _, id := range c.trees {
 		if p.refs[id] > 0 {
@@ -400,6 +411,20 @@ func (p *pruning) memos(dead map[digest.Digest]bool) error {
 		}
 		return nil
 	})
+}
+
+// leftovers drops entries of the cache that tell of steps which are not cached any more.
+func (p *pruning) leftovers() error {
+	all := p.o.All && !p.o.sized() && p.o.OlderThan == 0 && len(p.o.IDs) == 0
+	list, err := p.s.cache.Leftovers(func(key cache.Key) bool { return p.dropped[key] }, all)
+	for _, l := range list {
+		id := filepath.Base(l.Path)
+		if p.idle(l.Path) && p.wants(KindEntry, id) {
+			p.drop(Garbage{Kind: KindEntry, ID: id[:12] + filepath.Ext(id), Bytes: onDisk(l.Path), Reason: l.Reason,
+				remove: p.taking(l.Path, func() error { return os.Remove(l.Path) })})
+		}
+	}
+	return err
 }
 
 // ignore returns err unless it is the one expected.

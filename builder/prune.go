@@ -15,6 +15,7 @@ const (
 	KindImage  = "image"  // an image without a name
 	KindName   = "name"   // a name in the layout that no image has
 	KindRecord = "record" // a cached step
+	KindEntry  = "entry"  // what helps to find or explain cached steps
 	KindTree   = "tree"
 	KindBlob   = "blob"
 	KindMount  = "mount" // a cache mount

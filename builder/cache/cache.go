@@ -9,7 +9,6 @@ package cache
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -124,61 +123,6 @@ func (c *Cache) Recall(name string, v any) error { return c.load(noteKind, name,
 // Remember keeps a small thing that is costly to find out again: a digest, a server's
 // answer. Its JSON form comes back.
 func (c *Cache) Remember(name string, v any) error { return c.save(noteKind, name, v) }
-
-// Walk calls f for each record, with the file it lies in, in no order. Damaged records are
-// passed over.
-func (c *Cache) Walk(f func(r *Record, file fs.FileInfo) error) error {
-	paths, err := filepath.Glob(filepath.Join(c.dir, "*", "*."+recordKind))
-	if err != nil {
-		return err
-	}
-	for _, p := range paths {
-		r := &Record{}
-		if loadFile(p, r) != nil {
-			continue
-		}
-		st, err := os.Stat(p)
-		if err != nil {
-			continue
-		}
-		if err := f(r, st); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Check reads every entry and tells f of each that is damaged, with the file and the
-// reason. It returns how many there are.
-func (c *Cache) Check(ctx context.Context, f func(path, reason string) error) (int, error) {
-	paths, err := filepath.Glob(filepath.Join(c.dir, "??", "*.*"))
-	if err != nil {
-		return 0, err
-	}
-	for _, p := range paths {
-		if ctx.Err() != nil {
-			return len(paths), context.Cause(ctx)
-		}
-		var any json.RawMessage
-		err := loadFile(p, &any)
-		if _, gone := os.Lstat(p); err == nil || errors.Is(gone, fs.ErrNotExist) {
-			continue
-		}
-		if err := f(p, err.Error()); err != nil {
-			return len(paths), err
-		}
-	}
-	return len(paths), nil
-}
-
-// Remove forgets the record under key and the inputs it was made of.
-func (c *Cache) Remove(key Key) error {
-	err := os.Remove(c.path(inputsKind, string(key)))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.Remove(c.path(recordKind, string(key)))
-}
 
 // The kinds of entry, each with its own names.
 const (

@@ -95,7 +95,7 @@ func parseSize(flag, value string) (int64, error) {
 // its.
 var kindsOf = map[string][]string{
 	builder.KindImage: nil, builder.KindName: nil, builder.KindRecord: nil, builder.KindTree: nil,
-	builder.KindBlob: nil, builder.KindMount: nil, builder.KindMemo: nil,
+	builder.KindBlob: nil, builder.KindMount: nil, builder.KindMemo: nil, builder.KindEntry: nil,
 	"regular":         {builder.KindRecord, builder.KindTree},
 	"exec.cachemount": {builder.KindMount},
 	"internal":        {builder.KindMemo},
@@ -117,7 +117,7 @@ func filter(o *builder.PruneOptions, value string) error {
 	case "type":
 		kinds, ok := kindsOf[v]
 		if !ok {
-			return usagef("--filter %s: the types are image, name, record, tree, blob, mount, memo, regular, exec.cachemount and internal", value)
+			return usagef("--filter %s: the types are image, name, record, tree, blob, mount, memo, entry, regular, exec.cachemount and internal", value)
 		}
 		if kinds == nil {
 			kinds = []string{v}

@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // slowStep is a Dockerfile whose last step lasts long enough to be met by another build,
@@ -170,4 +172,52 @@ func TestPruneBesideBuild(t *testing.T) {
 	if out, _ := c.run("run", "late"); out != "early\n1\n" {
 		t.Errorf("it says %q", out)
 	}
+}
+
+// TestSameBaseMovesOnce has processes pull and unpack one image at the same time, which
+// comes slowly.
+func TestSameBaseMovesOnce(t *testing.T) {
+	p := newSlowProxy(t)
+	image := p.Listener.Addr().String() + "/once:1"
+	ctx := busyboxContext(t, "")
+	newCLI(t).run("build", "--push", "-t", image, ctx)
+	pulled := newCLI(t)
+	p.moved.Store(0)
+	pulled.run("pull", image)
+	once := p.moved.Load()
+
+	c := newCLI(t)
+	from := filepath.Join(t.TempDir(), "Dockerfile")
+	if err := os.WriteFile(from, []byte("FROM "+image+"\nARG N\nRUN echo $N > /n\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.moved.Store(0)
+	p.slow.Store(true)
+	time.AfterFunc(2*time.Second, func() { p.slow.Store(false) })
+	var wg sync.WaitGroup
+	var waited atomic.Int32
+	for i := range 4 {
+		wg.Go(func() {
+			args := []string{"build", "--progress=plain", "--build-arg", fmt.Sprint("N=", i), "-f", from, ctx}
+			if i == 0 {
+				args = []string{"pull", image}
+			}
+			out, err := c.command(args...).CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			if strings.Contains(string(out), "waiting for another build that unpacks the same image") {
+				waited.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	// Manifests and configs are small, and asked for by each.
+	if moved := p.moved.Load(); moved > once+once/2 {
+		t.Errorf("%d bytes moved, for one pull %d", moved, once)
+	}
+	if waited.Load() != 2 {
+		t.Errorf("%d builds said that they wait", waited.Load())
+	}
+	c.run("check")
 }
