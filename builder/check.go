@@ -175,8 +175,11 @@ func (u untilDone) Read(p []byte) (int, error) {
 	return u.r.Read(p)
 }
 
-// old reports whether a thing was made before the time that matters.
-func (c *checker) old(path string) bool { return !c.since.IsZero() && !changedSince(path, c.since) }
+// old reports whether a thing was made, and last used, before the time that matters.
+func (c *checker) old(path string) bool {
+	st, err := os.Lstat(path)
+	return !c.since.IsZero() && err == nil && st.ModTime().Before(c.since)
+}
 
 // has reports whether a blob is there and whole, as far as this check has seen.
 func (c *checker) has(d oci.Descriptor) bool {

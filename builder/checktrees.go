@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"builder/builder/cache"
 	"builder/oci/layer"
@@ -192,13 +191,6 @@ func (c *checker) proveUnpacked(ctx context.Context, id snapshot.ID, p *proof) (
 		err = fmt.Errorf("its files are not those of layer %s", p.image.Layers[p.n].DiffID)
 	}
 	return true, err
-}
-
-// changedSince reports whether a file or directory was made or renamed since; what cannot
-// be told may have been.
-func changedSince(path string, since time.Time) bool {
-	st, err := os.Lstat(path)
-	return err != nil || !changeTime(st).Before(since)
 }
 
 // shortTree is a tree's ID as an error shows it.

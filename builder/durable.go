@@ -87,7 +87,7 @@ func (s *Store) empty() (bool, error) {
 }
 
 func (s *Store) recover(ctx context.Context, since time.Time, say func(string)) error {
-	say("the machine was restarted: proving what may not have reached the store's disk")
+	say("proving what may not have reached the store's disk before the machine was restarted")
 	quiet := progress.New(progress.Quiet, io.Discard, progress.Options{})
 	defer quiet.Close()
 	// A second of mercy for the ticks of the clock that stamps files.

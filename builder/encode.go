@@ -102,6 +102,14 @@ func (s *Store) encode(ctx context.Context, src oci.Source, l Layer, e Encoding)
 	if d, ok := s.encoded(ctx, l.DiffID, e); ok {
 		return d, nil
 	}
+	claim, err := s.lease.Claim(ctx, fmt.Sprintf("encoding %s %s", l.DiffID, e), nil)
+	if err != nil {
+		return oci.Descriptor{}, err
+	}
+	defer claim.Release()
+	if d, ok := s.encoded(ctx, l.DiffID, e); ok {
+		return d, nil
+	}
 	d, err := s.blobs.Ingest(ctx, func(w io.Writer) error {
 		kind, level := e.form()
 		c, err := layer.Compress(w, kind, level)

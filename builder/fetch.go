@@ -102,7 +102,7 @@ func (s *Store) keep(ctx context.Context, d oci.Descriptor, open func() (io.Read
 	if has, err := s.blobs.Has(ctx, d); has || err != nil {
 		return err
 	}
-	claim, err := s.claimBlob(ctx, d)
+	claim, err := s.claimBlob(ctx, d, nil)
 	if err != nil {
 		return err
 	}
@@ -122,17 +122,19 @@ func (s *Store) keep(ctx context.Context, d oci.Descriptor, open func() (io.Read
 type shared struct {
 	*layout.Layout
 	store *Store
+	// wait is called when another process brings a blob.
+	wait func()
 }
 
 // Claim implements oci.Claimer.
 func (t shared) Claim(ctx context.Context, d oci.Descriptor) (func(), error) {
-	claim, err := t.store.claimBlob(ctx, d)
+	claim, err := t.store.claimBlob(ctx, d, t.wait)
 	return claim.Release, err
 }
 
 // claimBlob waits until no other process brings a blob.
-func (s *Store) claimBlob(ctx context.Context, d oci.Descriptor) (*lease.Claim, error) {
-	return s.lease.Claim(ctx, "blob "+string(d.Digest), nil)
+func (s *Store) claimBlob(ctx context.Context, d oci.Descriptor, wait func()) (*lease.Claim, error) {
+	return s.lease.Claim(ctx, "blob "+string(d.Digest), wait)
 }
 
 // content is the store's blobs, and behind them the places where an image's missing

@@ -39,7 +39,9 @@ func (s *Store) pull(ctx context.Context, n name.Ref, platform oci.Platform, ui 
 	}
 	repo := registry.Repository(n, s.net)
 	defer repo.Close()
-	if err := oci.Copy(ctx, shared{s.blobs, s}, repo, *img.Manifest, oci.CopyOptions{OnBlob: show(ui)}); err != nil {
+	s.syncEarlier()
+	into := shared{s.blobs, s, func() { ui.Note("waiting for another process that fetches the same layer") }}
+	if err := oci.Copy(ctx, into, repo, *img.Manifest, oci.CopyOptions{OnBlob: show(ui)}); err != nil {
 		return nil, fmt.Errorf("pull %s: %w", n, err)
 	}
 	img.Name = n.String()

@@ -154,9 +154,6 @@ func (s *Store) free() (int64, error) {
 // blocks is what a file takes on disk, in bytes.
 func blocks(st fs.FileInfo) int64 { return st.Sys().(*syscall.Stat_t).Blocks * 512 }
 
-// changeTime is when a file's inode last changed: when it was written, renamed or touched.
-func changeTime(st fs.FileInfo) time.Time { return time.Unix(st.Sys().(*syscall.Stat_t).Ctim.Unix()) }
-
 // sizes remembers what trees take on disk, which never changes. Losing it costs a walk.
 type sizes struct {
 	path  string
