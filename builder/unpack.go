@@ -125,13 +125,8 @@ func (s *Store) unpackFrom(ctx context.Context, img *Image, done int, ui *progre
 	}
 	tree := img.treeOf(done)
 	for ; done < len(img.Layers); done++ {
-		// It may rest on one that was missing until now.
-		if above := img.treeOf(done + 1); s.trees.Has(above) {
-			tree = above
-			continue
-		}
 		var err error
-		if tree, err = s.unpackLayer(ctx, src, img, done, tree); err != nil {
+		if tree, err = s.layerTree(ctx, src, img, done, tree); err != nil {
 			return "", fmt.Errorf("unpack layer %s: %w", img.Layers[done].DiffID, err)
 		}
 	}
@@ -155,6 +150,21 @@ func (s *Store) prefetch(ctx context.Context, src oci.Source, layers []Layer) er
 		})
 	}
 	return g.Wait()
+}
+
+// layerTree is the snapshot of layer i of img over tree. It may be there, since it only
+// rested on one that was missing, or since another image has the same layers.
+func (s *Store) layerTree(ctx context.Context, src oci.Source, img *Image, i int, tree snapshot.ID) (snapshot.ID, error) {
+	id := img.treeOf(i + 1)
+	claim, err := s.lease.Claim(ctx, "layer "+string(id), nil)
+	if err != nil {
+		return "", err
+	}
+	defer claim.Release()
+	if s.trees.Has(id) {
+		return id, nil
+	}
+	return s.unpackLayer(ctx, src, img, i, tree)
 }
 
 // unpackLayer makes the snapshot of layer i of img over tree.

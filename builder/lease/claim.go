@@ -24,8 +24,8 @@ type Claim struct {
 // once when there is somebody to wait for.
 //
 // Two who wait for each other would wait for ever. So claims have an order, and whoever
-// has one only waits for a later one: a step, a base to unpack, an encoding, a blob,
-// the record of an image.
+// has one only waits for a later one: a step, a base to unpack, a layer of it, an encoding,
+// a blob, the record of an image.
 func (l *Lease) Claim(ctx context.Context, name string, wait func()) (*Claim, error) {
 	sum := sha256.Sum256([]byte(name))
 	path := filepath.Join(l.claims, hex.EncodeToString(sum[:]))

@@ -60,8 +60,8 @@ func Open(root string) (_ *Lease, err error) {
 	return l, errors.Join(l.sweep(l.leases), l.sweep(l.claims))
 }
 
-// begin makes the process's own file. A sweep may meet it before it is locked; then
-// another is made.
+// begin makes the process's own file. A sweep may meet it before it is locked, or just be
+// asking whether it is; then another is made.
 func (l *Lease) begin() error {
 	for {
 		f, err := os.CreateTemp(l.leases, "")
@@ -74,8 +74,11 @@ func (l *Lease) begin() error {
 			return nil
 		}
 		f.Close()
-		if !errors.Is(err, errGone) {
-			return errors.Join(err, os.Remove(f.Name()))
+		if removeErr := ignoreGone(os.Remove(f.Name())); removeErr != nil {
+			return errors.Join(err, removeErr)
+		}
+		if !errors.Is(err, errGone) && !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
 		}
 	}
 }

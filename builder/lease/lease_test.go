@@ -144,6 +144,33 @@ func TestTheDeadHaveNoLease(t *testing.T) {
 	}
 }
 
+// TestManyBegin has processes begin while others look who lives.
+func TestManyBegin(t *testing.T) {
+	root := t.TempDir()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				l, err := lease.Open(root)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := l.Oldest(); err != nil {
+					t.Error(err)
+				}
+				if err := l.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if left, err := os.ReadDir(filepath.Join(root, "leases")); err != nil || len(left) > 0 {
+		t.Error(left, err)
+	}
+}
+
 func TestClaimIsForOne(t *testing.T) {
 	root := t.TempDir()
 	leases := []*lease.Lease{open(t, root), open(t, root)}
