@@ -213,6 +213,10 @@ func (s *Store) remember(diffID digest.Digest, e Encoding, d oci.Descriptor) err
 // with, or one over its layers in an encoding; for several platforms an index of them.
 // All that it names is in src then.
 func (s *Store) manifest(ctx context.Context, src oci.Source, img *Image, o ManifestOptions) (oci.Descriptor, error) {
+	// Its name may be removed, and all that it had pruned, while it leaves.
+	if err := s.hold(ctx, img); err != nil {
+		return oci.Descriptor{}, err
+	}
 	if len(img.Others) == 0 {
 		return s.manifestOf(ctx, src, img, o)
 	}
