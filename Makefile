@@ -16,7 +16,7 @@ FUZZ        := builder/plan:FuzzParse builder/plan:FuzzMount builder/buildctx:Fu
 BENCHDIR    ?= /var/tmp/builder-bench
 
 .DEFAULT_GOAL := build
-.PHONY: build pid1 demo setup test conformance race fuzz bench bench-growth bench-go bench-compare lint fmt clean help
+.PHONY: build pid1 demo setup test torture conformance race fuzz bench bench-growth bench-go bench-compare lint fmt clean help
 
 build: pid1 ## the static binary, bin/builder
 	CGO_ENABLED=0 $(GO) build $(TAGS) -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/builder ./cmd/builder
@@ -34,6 +34,9 @@ setup: ## what the tests need from outside: packages, base images
 
 test: setup pid1 ## every test, against the real kernel, tools and a registry
 	CGO_ENABLED=0 BUILDER_TEST_BUILDAH=no $(GO) test $(TAGS) $(TESTFLAGS) $(PACKAGES)
+
+torture: setup pid1 ## sixteen processes in one store for a minute (BUILDER_TORTURE), some killed
+	CGO_ENABLED=0 BUILDER_TEST_BUILDAH=no BUILDER_TORTURE=$(or $(BUILDER_TORTURE),1m) $(GO) test $(TAGS) $(TESTFLAGS) -v -run '^TestTorture$$' ./cmd/builder
 
 conformance: setup pid1 ## every case of testdata/conformance, held against buildah too
 	CGO_ENABLED=0 $(GO) test $(TAGS) $(TESTFLAGS) -run '^TestConformance$$' ./cmd/builder

@@ -68,6 +68,9 @@ type BuildOptions struct {
 	SSH sshagent.Agents
 	// DeviceDirs have the machine's CDI specifications; none is the usual directories.
 	DeviceDirs []string
+	// StoreLimit is how many bytes the store may take when the first step begins; 0 for no
+	// limit.
+	StoreLimit int64
 	// Sandbox is how every RUN is contained.
 	Sandbox SandboxOptions
 	// Push, if not nil, gets the layers as soon as each is known. It is for the caller
@@ -139,6 +142,9 @@ func (b *build) prepare(ctx context.Context) error {
 
 // attempt runs the steps and puts the image together.
 func (b *build) attempt(ctx context.Context, names []string, start time.Time) (*Result, error) {
+	if err := b.makeRoom(ctx); err != nil {
+		return nil, err
+	}
 	if err := b.run(ctx); err != nil {
 		return nil, errors.Join(err, b.dropLeaks())
 	}
@@ -333,6 +339,7 @@ func (b *build) plan(ctx context.Context) error {
 	if err := b.findDevices(); err != nil {
 		return err
 	}
+	b.slots = b.slotsOf(b.steps)
 	b.epoch = b.graphs[0].Epoch
 	_, err := parseEpoch(b.epoch)
 	return err

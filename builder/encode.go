@@ -102,6 +102,14 @@ func (s *Store) encode(ctx context.Context, src oci.Source, l Layer, e Encoding)
 	if d, ok := s.encoded(ctx, l.DiffID, e); ok {
 		return d, nil
 	}
+	claim, err := s.lease.Claim(ctx, fmt.Sprintf("encoding %s %s", l.DiffID, e), nil)
+	if err != nil {
+		return oci.Descriptor{}, err
+	}
+	defer claim.Release()
+	if d, ok := s.encoded(ctx, l.DiffID, e); ok {
+		return d, nil
+	}
 	d, err := s.blobs.Ingest(ctx, func(w io.Writer) error {
 		kind, level := e.form()
 		c, err := layer.Compress(w, kind, level)
@@ -186,6 +194,29 @@ func (s *Store) encodings(diffID digest.Digest) []oci.Descriptor {
 	return out
 }
 
+// eachEncoding calls f for everything remembered of encodings, with the error of one that
+// cannot be read.
+func (s *Store) eachEncoding(f func(path string, d oci.Descriptor, err error) error) error {
+	paths, err := filepath.Glob(filepath.Join(s.memo(), "encodings", "*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		var d oci.Descriptor
+		b, err := os.ReadFile(p)
+		if err == nil {
+			err = json.Unmarshal(b, &d)
+		}
+		if err == nil {
+			err = oci.Check(d)
+		}
+		if err := f(p, d, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *Store) remember(diffID digest.Digest, e Encoding, d oci.Descriptor) error {
 	path := s.encodingPath(diffID, e)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -195,7 +226,7 @@ func (s *Store) remember(diffID digest.Digest, e Encoding, d oci.Descriptor) err
 	if err != nil {
 		return err
 	}
-	return writeFile(path, b)
+	return writeFile(s.tmp(), path, b)
 }
 
 // onLayer is told of a layer that can leave the store.
@@ -206,6 +237,10 @@ type onLayer func(context.Context, oci.Descriptor) error
 // All that it names is in src then. ready, unless it is nil, is called for layers as
 // they are encoded, from several goroutines; its error ends the rest.
 func (s *Store) manifest(ctx context.Context, src oci.Source, img *Image, o ManifestOptions, ready onLayer) (oci.Descriptor, error) {
+	// Its name may be removed, and all that it had pruned, while it leaves.
+	if err := s.hold(ctx, img); err != nil {
+		return oci.Descriptor{}, err
+	}
 	if len(img.Others) == 0 {
 		return s.manifestOf(ctx, src, img, o, ready)
 	}

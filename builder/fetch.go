@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"builder/builder/lease"
 	"builder/oci"
 	"builder/oci/bucket"
 	"builder/oci/layout"
@@ -69,7 +70,7 @@ func (s *Store) lookUp(ctx context.Context, ref string, platform oci.Platform) (
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	for _, d := range []oci.Descriptor{manifest.Config, desc} {
-		if err := s.keep(ctx, from, d); err != nil {
+		if err := s.keep(ctx, d, func() (io.ReadCloser, error) { return from.Fetch(ctx, d) }); err != nil {
 			return nil, err
 		}
 	}
@@ -103,16 +104,44 @@ func newImage(desc oci.Descriptor, m oci.Manifest, config oci.Image) (*Image, er
 	return img, nil
 }
 
-// keep copies one blob into the store unless it is there.
-func (s *Store) keep(ctx context.Context, from oci.Source, d oci.Descriptor) error {
+// keep copies one blob into the store unless it is there, or another process brings it.
+func (s *Store) keep(ctx context.Context, d oci.Descriptor, open func() (io.ReadCloser, error)) error {
 	if has, err := s.blobs.Has(ctx, d); has || err != nil {
 		return err
 	}
-	r, err := from.Fetch(ctx, d)
+	claim, err := s.claimBlob(ctx, d, nil)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	if has, err := s.blobs.Has(ctx, d); has || err != nil {
+		return err
+	}
+	r, err := open()
 	if err != nil {
 		return err
 	}
 	return errors.Join(s.blobs.Put(ctx, d, r), r.Close())
+}
+
+// shared is the store's blobs as the target of a Copy that other processes may do too: what
+// one brings, the others take over.
+type shared struct {
+	*layout.Layout
+	store *Store
+	// wait is called when another process brings a blob.
+	wait func()
+}
+
+// Claim implements oci.Claimer.
+func (t shared) Claim(ctx context.Context, d oci.Descriptor) (func(), error) {
+	claim, err := t.store.claimBlob(ctx, d, t.wait)
+	return claim.Release, err
+}
+
+// claimBlob waits until no other process brings a blob.
+func (s *Store) claimBlob(ctx context.Context, d oci.Descriptor, wait func()) (*lease.Claim, error) {
+	return s.lease.Claim(ctx, "blob "+string(d.Digest), wait)
 }
 
 // content is the store's blobs, and behind them the places where an image's missing
@@ -185,10 +214,25 @@ func (c *content) bring(ctx context.Context, d oci.Descriptor, a *layout.Arrival
 		}
 		return &countingReader{ReadCloser: r, d: d, on: c.onFetch}, nil
 	}
-	if err := c.store.blobs.Receive(ctx, d, open, a); err != nil {
+	if err := c.receive(ctx, d, open, a); err != nil {
 		return &layerError{fmt.Sprintf("fetch layer %s of %s", d.Digest, shownPlace(ref)), d.Digest, err}
 	}
 	return nil
+}
+
+// receive takes in what open yields, unless another process has brought it meanwhile.
+func (c *content) receive(ctx context.Context, d oci.Descriptor, open func(context.Context) (io.ReadCloser, error), a *layout.Arrival) error {
+	blobs := c.store.blobs
+	claim, err := c.store.claimBlob(ctx, d, nil)
+	if err != nil {
+		a.Fail(err)
+		return err
+	}
+	defer claim.Release()
+	if has, err := blobs.Has(ctx, d); err == nil && has {
+		return blobs.Deliver(d, a)
+	}
+	return blobs.Receive(ctx, d, open, a)
 }
 
 // countingReader tells how far a blob has come.

@@ -142,7 +142,12 @@ func (s *Store) putImage(ctx context.Context, img *Image) error {
 	if err := s.dropStaleName(ctx, img); err != nil {
 		return err
 	}
-	return writeFile(s.imagePath(img.Name, img.ID()), append(b, '\n'))
+	path := s.imagePath(img.Name, img.ID())
+	b = append(b, '\n')
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) && s.lease.Use(path) == nil {
+		return nil
+	}
+	return writeFile(s.tmp(), path, b)
 }
 
 // dropStaleName takes the image's name out of the layout if it names another image.
@@ -188,8 +193,11 @@ func parts(ctx context.Context, src oci.Source, root oci.Descriptor) ([]oci.Desc
 
 // addPlatform records an image beside those that its name has for other platforms.
 func (s *Store) addPlatform(ctx context.Context, img *Image) error {
-	s.imagesMu.Lock()
-	defer s.imagesMu.Unlock()
+	claim, err := s.lease.Claim(ctx, "image "+img.Name, nil)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
 	old, err := s.named(img.Name)
 	if errors.Is(err, ErrNoImage) {
 		return s.putImage(ctx, img)
@@ -209,9 +217,10 @@ func (s *Store) addPlatform(ctx context.Context, img *Image) error {
 // tempPrefix marks files that are being written.
 const tempPrefix = ".new-"
 
-// writeFile writes beside and renames, so that a reader meets the old file or the new.
-func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
+// writeFile writes in another directory of the same file system and renames, so that a
+// reader meets the old file or the new.
+func writeFile(tmp, path string, b []byte) error {
+	f, err := os.CreateTemp(tmp, tempPrefix+"*")
 	if err != nil {
 		return err
 	}
@@ -342,6 +351,9 @@ func (s *Store) Tag(ctx context.Context, ref, newName string) error {
 	if to.Digest != "" {
 		return fmt.Errorf("tag %s: a name given to an image cannot hold a digest", newName)
 	}
+	if err := s.hold(ctx, img); err != nil {
+		return err
+	}
 	tagged := *img
 	tagged.Name = to.String()
 	return s.putImage(ctx, &tagged)
@@ -359,5 +371,9 @@ func (s *Store) Remove(ctx context.Context, ref string) (*Image, error) {
 			return nil, err
 		}
 	}
-	return img, os.Remove(s.imagePath(img.Name, img.ID()))
+	err = os.Remove(s.imagePath(img.Name, img.ID()))
+	if errors.Is(err, fs.ErrNotExist) { // another process was quicker
+		err = fmt.Errorf("%s: %w", ref, ErrNoImage)
+	}
+	return img, err
 }

@@ -14,7 +14,9 @@ import (
 // decision; its reason belongs into the commit that adds it.
 var edges = map[string][]string{
 	"overlay":  {},
-	"snapshot": {"overlay"},
+	"snapshot": {"overlay", "snapshot/disk"},
+	// What trees, cache mounts and the whole store take on disk is counted in one way.
+	"snapshot/disk": {},
 
 	"oci":          {},
 	"oci/name":     {},
@@ -42,8 +44,10 @@ var edges = map[string][]string{
 	"builder/copier":   {"overlay"},
 	"builder/sandbox":  {"overlay", "builder/sandbox/*"},
 	// A cache mount's first content may come from a stage's tree.
-	"builder/cachemount": {"overlay"},
-	"builder/secret":     {},
+	"builder/cachemount": {"overlay", "snapshot/disk"},
+	// Who uses and who makes what, across processes: nothing of ours but their names.
+	"builder/lease":  {},
+	"builder/secret": {},
 	// What files say of the machine's devices; builder makes mounts and nodes of it.
 	"builder/cdi":      {},
 	"builder/sshagent": {},
@@ -55,7 +59,7 @@ var edges = map[string][]string{
 	// Parts of the sandbox that can be understood alone.
 	"builder/sandbox/*": {"overlay", "builder/sandbox/*"},
 
-	"builder": {"overlay", "snapshot", "oci", "oci/*", "builder/*"},
+	"builder": {"overlay", "snapshot", "snapshot/disk", "oci", "oci/*", "builder/*"},
 	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/progress", "builder/sandbox", "builder/secret", "builder/sshagent",
 		// Flags that name a registry's options, a kind of archive or an image.
 		"oci", "oci/archive", "oci/name", "oci/registry"},

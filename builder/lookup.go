@@ -6,41 +6,82 @@ import (
 	"strings"
 
 	"builder/builder/cache"
+	"builder/builder/lease"
 	"builder/builder/plan"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// lookup finds the record of a step that depended on the same; nil if there is none.
-// It waits for the content of the tree below only when some step has done the same
-// before: otherwise there is nothing to find, and the step can start at once.
-func (b *build) lookup(ctx context.Context, s *plan.Step, in *cache.Inputs) (*cache.Record, error) {
+// find returns the record of a step, or the claim to make it: then no other process, and
+// no other step of this build, makes the same until the claim is released. It waits for
+// whoever does, and takes over if that one fails or dies. Steps that use no cache wait
+// for nobody.
+//
+// Whoever has a claim has all that it needs to make the step, or gets it from those who
+// have claims to other things than steps; so two builds never wait for each other.
+func (b *build) find(ctx context.Context, s *plan.Step, in *cache.Inputs) (*cache.Record, *lease.Claim, error) {
+	res := b.results[s.Index]
+	res.lineage = b.lineage(s, in)
 	if b.uncached(s) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	if !b.store.cache.Knows(in) && !b.imports.knows(in) {
-		b.explain(s, in, "not built before")
-		return nil, nil
+	rec, _, err := b.lookup(ctx, s, in)
+	if rec != nil || err != nil {
+		return rec, nil, err
 	}
-	if err := b.below(ctx, s, in); err != nil {
-		return nil, err
-	}
-	rec, err := b.find(s, in)
-	var miss *cache.Miss
-	if errors.As(err, &miss) {
-		b.explain(s, in, miss.Reason)
-		return nil, nil
-	}
+	claim, err := b.store.lease.Claim(ctx, "step "+string(res.lineage), func() {
+		b.ui[s.Index].Note("waiting for another build of the same step")
+	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	b.explainSource(s, rec)
-	return rec, b.noteLast(s, rec.Key)
+	rec, miss, err := b.lookup(ctx, s, in)
+	if rec != nil || err != nil {
+		claim.Release()
+		return rec, nil, err
+	}
+	b.explain(s, in, miss)
+	return nil, claim, nil
 }
 
-// find returns the record of the store or else of another machine's cache; or a
+// lineage names what a step does to what its base has, by what each step in between does:
+// unlike the key it is known before the tree below is packed.
+func (b *build) lineage(s *plan.Step, in *cache.Inputs) digest.Digest {
+	var below digest.Digest
+	if s.Parent != nil {
+		parent := b.results[s.Parent.Index]
+		if below = parent.lineage; parent.image != nil {
+			below = parent.content
+		}
+	}
+	return digest.FromString(string(in.Op()) + " " + string(below))
+}
+
+// lookup finds the record of a step that depended on the same; nil and the reason if there
+// is none. It waits for the content of the tree below only when some step has done the same
+// before: otherwise there is nothing to find, and the step can start at once.
+func (b *build) lookup(ctx context.Context, s *plan.Step, in *cache.Inputs) (*cache.Record, string, error) {
+	if !b.store.cache.Knows(in) && !b.imports.knows(in) {
+		return nil, "not built before", nil
+	}
+	if err := b.below(ctx, s, in); err != nil {
+		return nil, "", err
+	}
+	rec, err := b.record(s, in)
+	var miss *cache.Miss
+	if errors.As(err, &miss) {
+		return nil, miss.Reason, nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	b.explainSource(s, rec)
+	return rec, "", b.noteLast(s, rec.Key)
+}
+
+// record returns the record of the store or else of another machine's cache; or a
 // *cache.Miss. What another cache knows is kept, without its bytes.
-func (b *build) find(s *plan.Step, in *cache.Inputs) (*cache.Record, error) {
+func (b *build) record(s *plan.Step, in *cache.Inputs) (*cache.Record, error) {
 	rec, err := b.store.cache.Get(in.Key())
 	if err == nil {
 		err = b.usable(rec)

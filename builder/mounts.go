@@ -129,7 +129,16 @@ func (b *build) bindTree(ctx context.Context, w *plan.Mount) (overlay.Stack, err
 	return b.store.trees.Stack(id)
 }
 
+// keepContext makes the snapshot of what l lists, unless another build does.
 func (b *build) keepContext(ctx context.Context, l *copier.Listing, id snapshot.ID) error {
+	claim, err := b.store.lease.Claim(ctx, "tree "+string(id), nil)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	if b.store.trees.Has(id) {
+		return nil
+	}
 	d, err := b.store.trees.Begin("")
 	if err != nil {
 		return err

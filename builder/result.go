@@ -19,6 +19,8 @@ import (
 type result struct {
 	// tree is the snapshot that the step committed.
 	tree snapshot.ID
+	// lineage names what the step does, and to what: see (*build).lineage.
+	lineage digest.Digest
 	// image is the base that stands for the step; nil for a step that does something.
 	image *Image
 	// lazy says that only the layer is known, from another machine's cache.

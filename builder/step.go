@@ -96,32 +96,47 @@ func (b *build) step(ctx context.Context, s *plan.Step) error {
 		return err
 	}
 	res.in = in
-	if rec, err := b.lookup(ctx, s, in); err != nil {
+	rec, claim, err := b.find(ctx, s, in)
+	if err != nil {
 		return err
-	} else if rec != nil {
+	}
+	if rec != nil {
 		ui.Cached()
 		b.reuse(s, rec)
 		return nil
 	}
-	draft, err := b.begin(ctx, s)
+	packed, err := b.make(ctx, s, ui)
 	if err != nil {
+		claim.Release()
 		return err
 	}
+	// Others wait until the record is there, not only the tree.
+	b.packs.Go(res, func(ctx context.Context) error {
+		defer claim.Release()
+		return b.pack(ctx, s, in, packed)
+	})
+	ui.Done("")
+	return nil
+}
+
+// make does a step and commits its tree. It returns the layer if making it was a part of that.
+func (b *build) make(ctx context.Context, s *plan.Step, ui *progress.Step) (*layer.Packed, error) {
+	draft, err := b.begin(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	defer draft.Discard()
+	b.store.syncEarlier()
 	b.ran[s.Index].Store(true)
 	if err := b.do(ctx, s, draft, ui); err != nil {
-		return err
+		return nil, err
 	}
 	packed, err := b.packLate(ctx, s, draft)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if res.tree, err = draft.Commit(""); err != nil {
-		return err
-	}
-	b.packs.Go(res, func(ctx context.Context) error { return b.pack(ctx, s, in, packed) })
-	ui.Done("")
-	return nil
+	b.results[s.Index].tree, err = draft.Commit("")
+	return packed, err
 }
 
 // begin starts the draft of what a step changes, over the tree that the change depends on.

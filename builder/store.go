@@ -16,15 +16,17 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
+	"builder/builder/buildctx"
 	"builder/builder/cache"
 	"builder/builder/cachemount"
+	"builder/builder/lease"
 	"builder/oci/layout"
 	"builder/oci/registry"
 	"builder/snapshot"
 
 	"golang.org/x/sync/singleflight"
-	"golang.org/x/sys/unix"
 )
 
 // storeFormat is the version of the store's layout on disk. A store of a newer one
@@ -34,6 +36,9 @@ const storeFormat = 1
 // Store is everything that outlives a build: images, bytes, trees, records.
 //
 //	format     the version of this layout
+//	durable    since when it may hold what the disk does not
+//	leases/, claims/, lock   which processes use it, and what they are making
+//	tmp/       small files being written
 //	images/    name -> image record
 //	blobs/, index.json, oci-layout   an OCI image layout
 //	trees/     snapshots
@@ -46,7 +51,7 @@ type Store struct {
 	cache  *cache.Cache
 	blobs  *layout.Layout
 	mounts *cachemount.Store
-	lock   *os.File
+	lease  *lease.Lease
 	net    registry.Options
 
 	overlayOnce sync.Once
@@ -55,11 +60,14 @@ type Store struct {
 	imagesMu sync.Mutex         // of those who read an image record, change it and write it
 	fetches  singleflight.Group // by the digest of the blob
 	buckets  sync.Map           // bucket.Options with credentials, by reference
+
+	syncing    sync.Once
+	background sync.WaitGroup // what goes on beside the work and must have ended before Close returns
 }
 
 // OpenStore opens the store in root, creating it when there is none, and removes what
 // dead processes left unfinished. Registries are reached as net says. The store is
-// shared with other processes; only Prune wants it alone.
+// shared with other processes, whatever they do.
 func OpenStore(root string, net registry.Options) (*Store, error) {
 	abs, err := filepath.Abs(root)
 	if err != nil {
@@ -80,7 +88,7 @@ func openStore(root string, net registry.Options) (s *Store, err error) {
 		return nil, err
 	}
 	s = &Store{root: root, net: net}
-	if s.lock, err = openLock(filepath.Join(root, "lock")); err != nil {
+	if s.lease, err = lease.Open(root); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -88,12 +96,12 @@ func openStore(root string, net registry.Options) (s *Store, err error) {
 			s.Close()
 		}
 	}()
-	for _, dir := range []string{"images", "memo"} {
+	for _, dir := range []string{"images", "memo", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	if s.trees, err = snapshot.Open(filepath.Join(root, "trees")); err != nil {
+	if s.trees, err = snapshot.Open(filepath.Join(root, "trees"), snapshot.Options{Use: s.lease.Use}); err != nil {
 		return nil, err
 	}
 	if s.cache, err = cache.Open(filepath.Join(root, "cache")); err != nil {
@@ -102,7 +110,7 @@ func openStore(root string, net registry.Options) (s *Store, err error) {
 	if s.mounts, err = cachemount.Open(filepath.Join(root, "mounts")); err != nil {
 		return nil, err
 	}
-	if s.blobs, err = layout.Create(root, layout.Options{}); err != nil {
+	if s.blobs, err = layout.Create(root, layout.Options{Use: s.lease.Use}); err != nil {
 		return nil, err
 	}
 	return s, s.sweep()
@@ -128,6 +136,9 @@ func checkFormat(root string) error {
 	return nil
 }
 
+// lostAndFound is what a file system has of its own.
+const lostAndFound = "lost+found"
+
 // newFormat makes an empty directory a store. Any other directory is somebody else's.
 func newFormat(root, path string) error {
 	entries, err := os.ReadDir(root)
@@ -136,37 +147,14 @@ func newFormat(root, path string) error {
 	}
 	for _, e := range entries {
 		// Another process may be doing the same; a file system has its lost+found.
-		if n := e.Name(); n != "lost+found" && !strings.HasPrefix(n, tempPrefix) {
+		if n := e.Name(); n != lostAndFound && !strings.HasPrefix(n, tempPrefix) {
 			if _, err := os.Stat(path); err == nil {
 				return nil
 			}
 			return fmt.Errorf("it is not empty and no store of builder; choose another --root")
 		}
 	}
-	return writeFile(path, fmt.Appendf(nil, "%d\n", storeFormat))
-}
-
-// openLock opens the lock file and shares it with all other users of the store.
-func openLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-		f.Close()
-		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
-	}
-	return f, nil
-}
-
-// alone waits for nobody: it takes the store for this process only, or says that
-// others are using it.
-func (s *Store) alone() error {
-	err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("store %s: another builder is using it; try again when it has ended", s.root)
-	}
-	return err
+	return writeFile(root, path, fmt.Appendf(nil, "%d\n", storeFormat))
 }
 
 // sweep removes what dead processes left unfinished.
@@ -177,14 +165,48 @@ func (s *Store) sweep() error {
 	if _, err := s.mounts.Sweep(); err != nil {
 		return err
 	}
-	_, err := s.blobs.Sweep(0)
-	return err
+	if _, err := s.blobs.Sweep(0); err != nil {
+		return err
+	}
+	return s.sweepTemps()
+}
+
+// sweepTemps removes small files that no living process is writing.
+func (s *Store) sweepTemps() error {
+	oldest, err := s.lease.Oldest()
+	if err != nil {
+		return err
+	}
+	memos := buildctx.TempPrefix
+	for dir, prefix := range map[string]string{s.root: tempPrefix, s.tmp(): "", s.cache.Temps(): "", s.memo(): memos} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := sweepTemp(dir, e, prefix, oldest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sweepTemp removes a file that is named as temporary ones are, unless somebody may be
+// writing it.
+func sweepTemp(dir string, e fs.DirEntry, prefix string, oldest time.Time) error {
+	if !strings.HasPrefix(e.Name(), prefix) {
+		return nil
+	}
+	info, err := e.Info()
+	if err != nil || !info.ModTime().Before(oldest) {
+		return err
+	}
+	return os.Remove(filepath.Join(dir, e.Name()))
 }
 
 // Root is the directory of the store; it is also an OCI image layout.
 func (s *Store) Root() string { return s.root }
 
-// Close lets go of the store.
-func (s *Store) Close() error { return s.lock.Close() }
-
 func (s *Store) memo() string { return filepath.Join(s.root, "memo") }
+func (s *Store) tmp() string  { return filepath.Join(s.root, "tmp") }

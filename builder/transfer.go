@@ -38,14 +38,16 @@ func (s *Store) pull(ctx context.Context, n name.Ref, platform oci.Platform, ui 
 	}
 	repo := registry.Repository(n, s.net)
 	defer repo.Close()
-	if err := oci.Copy(ctx, s.blobs, repo, *img.Manifest, oci.CopyOptions{OnBlob: show(ui)}); err != nil {
+	s.syncEarlier()
+	into := shared{s.blobs, s, func() { ui.Note("waiting for another process that fetches the same layer") }}
+	if err := oci.Copy(ctx, into, repo, *img.Manifest, oci.CopyOptions{OnBlob: show(ui)}); err != nil {
 		return nil, fmt.Errorf("pull %s: %w", n, err)
 	}
 	img.Name = n.String()
-	if err := s.blobs.Tag(ctx, *img.Manifest, img.Name); err != nil {
+	if err := s.addPlatform(ctx, img); err != nil {
 		return nil, err
 	}
-	return img, s.addPlatform(ctx, img)
+	return img, s.blobs.Tag(ctx, *img.Manifest, img.Name)
 }
 
 // show draws the movement of blobs as a step's transfers.
@@ -161,9 +163,9 @@ func (s *Store) adopt(ctx context.Context, e oci.Entry, platform oci.Platform) (
 			return nil, err
 		}
 		img.Name = n.String()
-		if err := s.blobs.Tag(ctx, desc, img.Name); err != nil {
-			return nil, err
-		}
 	}
-	return img, s.putImage(ctx, img)
+	if err := s.putImage(ctx, img); err != nil || img.Name == "" {
+		return img, err
+	}
+	return img, s.blobs.Tag(ctx, desc, img.Name)
 }

@@ -29,7 +29,10 @@ func (s *Store) base(ctx context.Context, ref plan.Ref, pull bool) (*Image, erro
 	}
 	if !pull {
 		if img := s.local(ref.Name, platform); img != nil {
-			return img, nil
+			// What came from elsewhere can come again.
+			if err := s.hold(ctx, img); err == nil || img.Manifest == nil {
+				return img, err
+			}
 		}
 	}
 	img, err := s.lookUp(ctx, ref.Name, platform)
@@ -83,13 +86,13 @@ func (i *Image) treeOf(n int) snapshot.ID {
 // unpackImage returns the tree of an image: the snapshots of the layers that are
 // there, and of those that are not, made now.
 func (s *Store) unpackImage(ctx context.Context, img *Image, p *progress.Printer) (snapshot.ID, error) {
-	done := s.unpacked(img)
-	if done == len(img.Layers) {
-		return img.treeOf(done), nil
+	whole := img.treeOf(len(img.Layers))
+	if whole == "" || s.trees.Has(whole) {
+		return whole, nil
 	}
 	ui := p.Step("unpack " + img.shown())
 	ui.Start()
-	tree, err := s.unpackFrom(ctx, img, done, ui)
+	tree, err := s.unpackAlone(ctx, img, ui)
 	if err != nil {
 		ui.Fail(err)
 		return "", err
@@ -107,6 +110,19 @@ func (s *Store) unpacked(img *Image) int {
 	return done
 }
 
+// unpackAlone makes the tree of img while no other process does, or finds that another
+// has made it.
+func (s *Store) unpackAlone(ctx context.Context, img *Image, ui *progress.Step) (snapshot.ID, error) {
+	claim, err := s.lease.Claim(ctx, "tree "+string(img.treeOf(len(img.Layers))), func() {
+		ui.Note("waiting for another build that unpacks the same image")
+	})
+	if err != nil {
+		return "", err
+	}
+	defer claim.Release()
+	return s.unpackFrom(ctx, img, s.unpacked(img), ui)
+}
+
 // unpackFrom makes the snapshots of all layers of img but the first done, each while its blob and those of the next are
 // still coming.
 func (s *Store) unpackFrom(ctx context.Context, img *Image, done int, ui *progress.Step) (snapshot.ID, error) {
@@ -116,11 +132,26 @@ func (s *Store) unpackFrom(ctx context.Context, img *Image, done int, ui *progre
 	}
 	tree := img.treeOf(done)
 	for ; err == nil && done < len(img.Layers); done++ {
-		if tree, err = s.unpackLayer(in, img, done, tree); err != nil {
+		if tree, err = s.layerTree(in, img, done, tree); err != nil {
 			err = img.Layers[done].failed("unpack", err)
 		}
 	}
 	return tree, in.end(err)
+}
+
+// layerTree is the snapshot of layer i of img over tree. It may be there, since it only
+// rested on one that was missing, or since another image has the same layers.
+func (s *Store) layerTree(in *inflow, img *Image, i int, tree snapshot.ID) (snapshot.ID, error) {
+	id := img.treeOf(i + 1)
+	claim, err := s.lease.Claim(in.ctx, "layer "+string(id), nil)
+	if err != nil {
+		return "", err
+	}
+	defer claim.Release()
+	if s.trees.Has(id) {
+		return id, nil
+	}
+	return s.unpackLayer(in, img, i, tree)
 }
 
 // unpackLayer makes the snapshot of layer i of img over tree.
@@ -130,29 +161,34 @@ func (s *Store) unpackLayer(in *inflow, img *Image, i int, tree snapshot.ID) (sn
 		return s.trees.Graft(l.Tree, tree)
 	}
 	if l.Blob == nil {
-		return "", fmt.Errorf("its files were pruned and it never had another form: build the image again")
+		return "", errLost
 	}
 	draft, err := s.trees.Begin(tree)
 	if err != nil {
 		return "", err
 	}
 	defer draft.Discard()
+	if err := unpackInto(in, l, draft); err != nil {
+		return "", err
+	}
+	return draft.Commit(snapshot.ID(identity.ChainID(img.diffIDs()[:i+1]).Encoded()))
+}
+
+// unpackInto fills a draft with a layer that comes as a blob.
+func unpackInto(in *inflow, l Layer, draft *snapshot.Draft) error {
 	r, err := in.open(*l.Blob)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer r.Close()
 	plain, _, err := layer.Decompress(r)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err = unpackPlain(in.ctx, plain, l.DiffID, draft); err != nil {
 		in.cancel(errUnpacked) // Close waits for a read that may wait for the network
 	}
-	if err = cmp.Or(err, plain.Close()); err != nil {
-		return "", err
-	}
-	return draft.Commit(snapshot.ID(identity.ChainID(img.diffIDs()[:i+1]).Encoded()))
+	return cmp.Or(err, plain.Close())
 }
 
 // unpackPlain unpacks a plain tar, which must be the one that diffID names.
@@ -177,11 +213,15 @@ type packer func(context.Context, io.Writer, string, overlay.Stack, layer.Times)
 
 // pack writes the plain tar of a layer that the store has as a tree.
 func (s *Store) pack(ctx context.Context, l Layer, w io.Writer, pack packer) (layer.Packed, error) {
-	upper, lower, err := s.trees.Layer(l.Tree)
+	return packLayer(ctx, s.trees, l, w, pack)
+}
+
+func packLayer(ctx context.Context, trees *snapshot.Store, l Layer, w io.Writer, pack packer) (layer.Packed, error) {
+	upper, lower, err := trees.Layer(l.Tree)
 	if err != nil {
 		return layer.Packed{}, err
 	}
-	meta, err := s.trees.Meta(l.Tree)
+	meta, err := trees.Meta(l.Tree)
 	if err != nil {
 		return layer.Packed{}, err
 	}

@@ -211,17 +211,33 @@ func (c *copier) move(ctx context.Context, n *node) error {
 			return io.NopCloser(bytes.NewReader(n.data)), nil
 		})
 	}
-	if has, err := c.dst.Has(ctx, n.desc); err != nil {
+	if done, err := c.exists(ctx, n.desc); done || err != nil {
 		return err
-	} else if has {
-		c.tell(n.desc, Exists, n.desc.Size)
-		return nil
+	}
+	if dst, ok := c.dst.(Claimer); ok {
+		release, err := dst.Claim(ctx, n.desc)
+		if err != nil {
+			return err
+		}
+		defer release()
+		if done, err := c.exists(ctx, n.desc); done || err != nil {
+			return err
+		}
 	}
 	if c.mount(ctx, n.desc) {
 		c.tell(n.desc, Mounted, n.desc.Size)
 		return nil
 	}
 	return c.send(ctx, n.desc, func() (io.ReadCloser, error) { return c.src.Fetch(ctx, n.desc) })
+}
+
+// exists reports whether the target has a blob, and tells so.
+func (c *copier) exists(ctx context.Context, d Descriptor) (bool, error) {
+	has, err := c.dst.Has(ctx, d)
+	if has && err == nil {
+		c.tell(d, Exists, d.Size)
+	}
+	return has, err
 }
 
 // mount tries the neighbouring repositories. A refusal is no error: the blob

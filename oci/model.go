@@ -110,6 +110,13 @@ type Mounter interface {
 	Mount(ctx context.Context, d Descriptor, fromRepo string) (bool, error)
 }
 
+// Claimer is a Target that several Copies fill at the same time. Claim waits until no other
+// brings the blob; then Copy asks once more whether the target has it, and calls release
+// when it is done with it.
+type Claimer interface {
+	Claim(ctx context.Context, d Descriptor) (release func(), err error)
+}
+
 // Reopener is what the reader that Copy hands to Put may offer besides: the
 // same content from its beginning, for a target that has to send it again. The
 // caller closes what it gets.

@@ -152,15 +152,29 @@ func (d *Draft) Commit(id ID) (ID, error) {
 	if err := os.WriteFile(filepath.Join(d.dir, "meta"), b, 0o600); err != nil {
 		return "", err
 	}
-	err = os.Rename(d.dir, filepath.Join(d.store.dir, string(id)))
-	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrExist) {
-		return id, d.Discard()
-	}
+	fresh, err := d.publish(id)
 	if err != nil {
 		return "", err
 	}
+	if !fresh {
+		return id, d.Discard()
+	}
 	d.ended = true
 	return id, d.lock.Close()
+}
+
+// publish gives the draft the name id, unless another snapshot has it that can be relied
+// on. One that is taken away at this moment leaves the name free.
+func (d *Draft) publish(id ID) (fresh bool, err error) {
+	for {
+		err := os.Rename(d.dir, d.store.Path(id))
+		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrExist) {
+			return err == nil, err
+		}
+		if err := d.store.use(id); !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+	}
 }
 
 // unchanged reports whether upper changes nothing of lower.

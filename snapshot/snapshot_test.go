@@ -13,7 +13,7 @@ import (
 
 func open(t *testing.T) (*snapshot.Store, string) {
 	dir := filepath.Join(t.TempDir(), "trees")
-	s, err := snapshot.Open(dir)
+	s, err := snapshot.Open(dir, snapshot.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestSnapshotsWithoutAChangeAreLeftOut(t *testing.T) {
 		}
 	}
 	top := commit(t, s, tree, "", "b")
-	again, err := snapshot.Open(dir)
+	again, err := snapshot.Open(dir, snapshot.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestMissingBelowIsNotThere(t *testing.T) {
 	if err := s.Remove(a); err != nil {
 		t.Fatal(err)
 	}
-	again, err := snapshot.Open(dir)
+	again, err := snapshot.Open(dir, snapshot.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@
 package snapshot
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ import (
 	"time"
 
 	"builder/overlay"
+	"builder/snapshot/disk"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,13 +62,22 @@ type Meta struct {
 // the same time; a Store is safe for concurrent use.
 type Store struct {
 	dir string
+	o   Options
 
 	mu    sync.Mutex
 	metas map[ID]Meta
 }
 
+// Options are the choices of a store.
+type Options struct {
+	// Use is told the directory of each snapshot before anything relies on it, so that it
+	// is not removed meanwhile. Its error wraps fs.ErrNotExist when it was removed already.
+	// Nil asks nobody.
+	Use func(dir string) error
+}
+
 // Open opens the store in dir and creates it when it is not there.
-func Open(dir string) (*Store, error) {
+func Open(dir string, o Options) (*Store, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -74,15 +85,23 @@ func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return nil, err
 	}
-	return &Store{dir: abs, metas: map[ID]Meta{}}, nil
+	return &Store{dir: abs, o: o, metas: map[ID]Meta{}}, nil
 }
+
+// Unused is the store for those who look at what is there and rely on nothing: Options.Use
+// is not told of it.
+func (s *Store) Unused() *Store { return &Store{dir: s.dir, metas: map[ID]Meta{}} }
+
+// Path is the directory of id, whose mtime may be set by Options.Use.
+func (s *Store) Path(id ID) string { return filepath.Join(s.dir, string(id)) }
 
 func (s *Store) fs(id ID) string   { return filepath.Join(s.dir, string(id), "fs") }
 func (s *Store) meta(id ID) string { return filepath.Join(s.dir, string(id), "meta") }
 
-// Has reports whether id is committed and everything it rests on is there.
+// Has reports whether id is committed and everything it rests on is there, so that it can
+// be relied on.
 func (s *Store) Has(id ID) bool {
-	_, err := s.Stack(id)
+	_, _, err := s.Layer(id)
 	return err == nil
 }
 
@@ -134,6 +153,9 @@ func (m Meta) parts(id ID) []ID {
 func (s *Store) dirs(ids []ID) (overlay.Stack, error) {
 	stack := make(overlay.Stack, 0, len(ids))
 	for _, part := range ids {
+		if err := s.use(part); err != nil {
+			return nil, err
+		}
 		dir := s.fs(part)
 		var st unix.Stat_t
 		if err := unix.Lstat(dir, &st); err != nil {
@@ -142,6 +164,17 @@ func (s *Store) dirs(ids []ID) (overlay.Stack, error) {
 		stack = append(stack, dir)
 	}
 	return stack, nil
+}
+
+// use says that id is relied on.
+func (s *Store) use(id ID) error {
+	if s.o.Use == nil {
+		return nil
+	}
+	if err := s.o.Use(s.Path(id)); err != nil {
+		return fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return nil
 }
 
 // Layer returns the one directory of id, and the stack it rests on.
@@ -172,46 +205,35 @@ func (s *Store) List() ([]ID, error) {
 	return ids, nil
 }
 
-// Remove deletes id. It first takes the name away by a rename, so that no reader
-// finds half of it.
+// Remove deletes id.
 func (s *Store) Remove(id ID) error {
-	if _, err := s.Meta(id); err != nil {
+	gone, err := s.Detach(id)
+	if err != nil {
 		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// Detach takes the name id away by one rename, so that no reader finds half of it, and
+// returns the directory that is left to remove: a draft of nobody's, which Sweep removes
+// too. It needs no space on the disk.
+func (s *Store) Detach(id ID) (dir string, err error) {
+	if !id.valid() {
+		return "", fmt.Errorf("snapshot %q: %w", id, fs.ErrNotExist)
 	}
 	s.mu.Lock()
 	delete(s.metas, id)
 	s.mu.Unlock()
-	d, err := s.newDraft()
-	if err != nil {
-		return err
-	}
-	defer d.Discard()
-	return os.Rename(filepath.Join(s.dir, string(id)), filepath.Join(d.dir, "removed"))
+	dir = filepath.Join(s.dir, draftPrefix+rand.Text())
+	return dir, os.Rename(s.Path(id), dir)
 }
 
-// Usage returns the bytes that id's own directory takes on disk. A file with
-// several names counts once.
+// Usage returns the bytes that id's own directory takes on disk. A file with several
+// names counts once.
 func (s *Store) Usage(id ID) (int64, error) {
-	var total int64
-	seen := map[uint64]bool{}
-	err := filepath.WalkDir(filepath.Join(s.dir, string(id)), func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			return err
-		}
-		if st.Nlink > 1 && !e.IsDir() {
-			if seen[st.Ino] {
-				return nil
-			}
-			seen[st.Ino] = true
-		}
-		total += st.Blocks * 512
-		return nil
-	})
-	return total, err
+	w := disk.NewWalk()
+	err := w.Add(context.Background(), s.Path(id))
+	return w.Bytes, err
 }
 
 // Sweep removes the drafts whose owners are gone and returns how many there were.

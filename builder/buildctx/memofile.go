@@ -3,6 +3,7 @@ package buildctx
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -25,6 +26,9 @@ const (
 	maxAge = 8
 )
 
+// TempPrefix marks memos that are being written, beside the others.
+const TempPrefix = ".memo-"
+
 var errDamaged = errors.New("damaged memo")
 
 // read loads the memo's file. One that is missing, damaged or of another version is an empty memo.
@@ -40,6 +44,21 @@ func (m *Memo) read() {
 	if entries, err := decode(data); err == nil {
 		m.entries = entries
 	}
+}
+
+// IsMemo reports whether a file of the directory that memos are kept in is named as one.
+func IsMemo(name string) bool {
+	_, err := hex.DecodeString(name)
+	return len(name) == 32 && err == nil
+}
+
+// CheckMemo reads a memo's file; the error tells how it is damaged.
+func CheckMemo(file string) error {
+	data, err := readRegular(file, maxMemoFile)
+	if err == nil {
+		_, err = decode(data)
+	}
+	return err
 }
 
 func readRegular(file string, limit int64) ([]byte, error) {
@@ -147,7 +166,7 @@ func replace(file string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(file), ".memo-*")
+	f, err := os.CreateTemp(filepath.Dir(file), TempPrefix+"*")
 	if err != nil {
 		return err
 	}

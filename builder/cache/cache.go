@@ -32,11 +32,16 @@ func (m *Miss) Error() string { return m.Reason }
 
 // Open opens the cache in dir and creates it when it is not there.
 func Open(dir string) (*Cache, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	c := &Cache{dir: dir}
+	if err := os.MkdirAll(c.Temps(), 0o700); err != nil {
 		return nil, err
 	}
-	return &Cache{dir: dir}, nil
+	return c, nil
 }
+
+// Temps is the directory of entries being written. What a dead process left there is
+// garbage.
+func (c *Cache) Temps() string { return filepath.Join(c.dir, "tmp") }
 
 // Get returns the record kept under key, or a *Miss.
 func (c *Cache) Get(key Key) (*Record, error) {
@@ -86,11 +91,18 @@ func (c *Cache) GetContent(below, content digest.Digest) (*Record, error) {
 	return c.Get(key)
 }
 
-// Last returns the inputs that the slot had in the build before this one; or a
-// *Miss. A slot is a line of a Dockerfile, by whatever name the caller gives it.
-func (c *Cache) Last(slot string) (*Inputs, error) {
+// LastKey returns the key that the slot had in the build before this one; or a *Miss. A
+// slot is a line of a Dockerfile, by whatever name the caller gives it.
+func (c *Cache) LastKey(slot string) (Key, error) {
 	var key Key
-	if err := c.load(slotKind, slot, &key); err != nil {
+	err := c.load(slotKind, slot, &key)
+	return key, err
+}
+
+// Last returns the inputs that the slot had in the build before this one; or a *Miss.
+func (c *Cache) Last(slot string) (*Inputs, error) {
+	key, err := c.LastKey(slot)
+	if err != nil {
 		return nil, err
 	}
 	in := &Inputs{}
@@ -102,8 +114,7 @@ func (c *Cache) Last(slot string) (*Inputs, error) {
 
 // SetLast notes that the slot had the inputs of key in this build.
 func (c *Cache) SetLast(slot string, key Key) error {
-	var old Key
-	if c.load(slotKind, slot, &old) == nil && old == key {
+	if old, err := c.LastKey(slot); err == nil && old == key {
 		return nil
 	}
 	return c.save(slotKind, slot, key)
@@ -115,38 +126,6 @@ func (c *Cache) Recall(name string, v any) error { return c.load(noteKind, name,
 // Remember keeps a small thing that is costly to find out again: a digest, a server's
 // answer. Its JSON form comes back.
 func (c *Cache) Remember(name string, v any) error { return c.save(noteKind, name, v) }
-
-// Walk calls f for each record, with its size on disk in bytes, in no order. Damaged
-// records are passed over.
-func (c *Cache) Walk(f func(r *Record, size int64) error) error {
-	paths, err := filepath.Glob(filepath.Join(c.dir, "*", "*."+recordKind))
-	if err != nil {
-		return err
-	}
-	for _, p := range paths {
-		r := &Record{}
-		if loadFile(p, r) != nil {
-			continue
-		}
-		st, err := os.Stat(p)
-		if err != nil {
-			continue
-		}
-		if err := f(r, st.Size()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Remove forgets the record under key and the inputs it was made of.
-func (c *Cache) Remove(key Key) error {
-	err := os.Remove(c.path(inputsKind, string(key)))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.Remove(c.path(recordKind, string(key)))
-}
 
 // The kinds of entry, each with its own names.
 const (
@@ -197,7 +176,7 @@ func (c *Cache) save(kind, name string, v any) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "new-*")
+	f, err := os.CreateTemp(c.Temps(), "new-*")
 	if err != nil {
 		return err
 	}

@@ -184,7 +184,7 @@ func TestWalkAndRemove(t *testing.T) {
 	var keys []cache.Key
 	walk := func() {
 		keys = nil
-		if err := c.Walk(func(r *cache.Record, _ int64) error { keys = append(keys, r.Key); return nil }); err != nil {
+		if err := c.Walk(func(r *cache.Record, _ fs.FileInfo) error { keys = append(keys, r.Key); return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"builder/snapshot/disk"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -67,7 +69,11 @@ func (s *Store) List() ([]Cache, error) {
 		}
 		c := &list[at[hash]]
 		c.Slots++
-		c.Bytes += usage(filepath.Join(s.dir, name))
+		walk := disk.NewWalk()
+		if err := walk.Add(context.Background(), filepath.Join(s.dir, name)); err != nil {
+			return err
+		}
+		c.Bytes += walk.Bytes
 		if info.ModTime().After(c.LastUsed) {
 			c.LastUsed = info.ModTime()
 		}
@@ -75,27 +81,6 @@ func (s *Store) List() ([]Cache, error) {
 	})
 	slices.SortFunc(list, func(a, b Cache) int { return strings.Compare(a.ID, b.ID) })
 	return list, err
-}
-
-// usage is how many bytes a directory takes on disk; a file with several names counts once. What cannot be read, since it
-// goes away meanwhile or lies deeper than a path can say, does not count.
-func usage(dir string) int64 {
-	var total int64
-	seen := map[inode]bool{}
-	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		var st unix.Stat_t
-		if err != nil || unix.Lstat(path, &st) != nil {
-			return nil
-		}
-		id := inode{st.Dev, st.Ino}
-		if st.Nlink > 1 && !e.IsDir() && seen[id] {
-			return nil
-		}
-		seen[id] = true
-		total += st.Blocks * 512
-		return nil
-	})
-	return total
 }
 
 // Remove removes a cache. The error is ErrInUse when somebody uses it, after all slots that nobody uses were removed, and

@@ -26,7 +26,7 @@ import (
 type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
 	deviceDirs, cacheFrom, cacheTo                                                            []string
-	call, file, target, network, progress, iidFile, metadataFile                              string
+	call, file, target, network, progress, iidFile, metadataFile, storeLimit                  string
 	check, noCache, pull, push, explain, quiet                                                bool
 	jobs                                                                                      int
 
@@ -73,6 +73,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print the image ID only")
 	fl.BoolVar(&f.explain, "explain", false, "tell for each step that was not cached what changed")
 	fl.IntVarP(&f.jobs, "jobs", "j", 0, "`number` of steps at the same time (default the CPUs, at least 2, and more while those wait)")
+	fl.StringVar(&f.storeLimit, "store-limit", "", "`size` that the store may take when the build starts (20GB; default $BUILDER_STORE_LIMIT, else any)")
 	f.net.register(c)
 	f.sandbox.register(c)
 	f.refused.register(c, "annotation", "load", "sbom", "provenance", "attest",
@@ -296,6 +297,9 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 		return o, err
 	}
 	if o.SSH, err = openAgents(f.ssh); err != nil {
+		return o, err
+	}
+	if o.StoreLimit, err = storeLimit(f.storeLimit); err != nil {
 		return o, err
 	}
 	o.Sandbox, err = f.sandbox.options(f.net.ca)

@@ -56,7 +56,8 @@ func newRoot(s streams, calm func()) *cobra.Command {
 	c.PersistentFlags().StringVar(&g.root, "root", "", "`directory` of the store (default $BUILDER_ROOT, else "+defaultRoot()+")")
 	c.PersistentFlags().BoolVar(&g.debug, "debug", false, "say more about what goes wrong")
 	c.AddCommand(newBuild(g), newRun(g), newImages(g), newInspect(g), newHistory(g), newTag(g), newRmi(g),
-		newPush(g), newPull(g), newSave(g), newLoad(g), newLogin(g), newLogout(g), newDu(g), newPrune(g), newDoctor(g), newVersion(g))
+		newPush(g), newPull(g), newSave(g), newLoad(g), newLogin(g), newLogout(g), newDu(g), newPrune(g), newCheck(g), newDoctor(g),
+		newVersion(g))
 	return c
 }
 
@@ -127,6 +128,9 @@ func (g *global) withStore(ctx context.Context, net registry.Options, f func(con
 		return err
 	}
 	defer s.Close()
+	if err := s.Recover(ctx, func(line string) { fmt.Fprintln(g.err, line) }); err != nil {
+		return err
+	}
 	return f(ctx, s)
 }
 

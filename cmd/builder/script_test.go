@@ -251,12 +251,12 @@ func cmdSpoil(ts *testscript.TestScript, neg bool, args []string) {
 		info, err := e.Info()
 		ts.Check(err)
 		if wanted := bytes < 0 && info.Size() < -bytes || bytes >= 0 && info.Size() > bytes; wanted && info.Mode().IsRegular() {
-			ts.Check(spoil(filepath.Join(dir, e.Name()), args[0], info.Size()))
+			ts.Check(spoilFile(filepath.Join(dir, e.Name()), args[0], info.Size()))
 		}
 	}
 }
 
-func spoil(path, how string, size int64) error {
+func spoilFile(path, how string, size int64) error {
 	switch how {
 	case "remove":
 		return os.Remove(path)

@@ -61,6 +61,19 @@ func (l *Layout) receive(ctx context.Context, d oci.Descriptor, fetch func(conte
 	return nil
 }
 
+// Deliver is Receive of a blob that the layout has, since somebody else brought it.
+func (l *Layout) Deliver(d oci.Descriptor, a *Arrival) error {
+	err := a.begin(l.Path(d.Digest))
+	if err != nil {
+		err = fmt.Errorf("read %s in %s: %w", d.Digest, l.dir, err)
+		a.finish(err)
+		return err
+	}
+	a.skip(d.Size)
+	a.finish(io.EOF)
+	return nil
+}
+
 func (a *Arrival) begin(path string) (err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -70,12 +83,19 @@ func (a *Arrival) begin(path string) (err error) {
 
 // Write counts bytes that are in the file.
 func (a *Arrival) Write(p []byte) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.n += int64(len(p))
-	a.grew.Broadcast()
+	a.skip(int64(len(p)))
 	return len(p), nil
 }
+
+func (a *Arrival) skip(n int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.n += n
+	a.grew.Broadcast()
+}
+
+// Fail ends an arrival that nobody will fill.
+func (a *Arrival) Fail(err error) { a.finish(err) }
 
 func (a *Arrival) finish(end error) {
 	a.mu.Lock()

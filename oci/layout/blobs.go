@@ -31,7 +31,8 @@ func (l *Layout) Fetch(_ context.Context, d oci.Descriptor) (io.ReadCloser, erro
 	return f, nil
 }
 
-// Has implements oci.Target: it looks at the file's size, not at its bytes.
+// Has implements oci.Target: it looks at the file's size, not at its bytes. Who asks may
+// rely on the answer: see Options.Use.
 func (l *Layout) Has(_ context.Context, d oci.Descriptor) (bool, error) {
 	if err := oci.Check(d); err != nil {
 		return false, err
@@ -40,10 +41,22 @@ func (l *Layout) Has(_ context.Context, d oci.Descriptor) (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	if err != nil {
+	if err != nil || !info.Mode().IsRegular() || info.Size() != d.Size {
 		return false, err
 	}
-	return info.Mode().IsRegular() && info.Size() == d.Size, nil
+	return l.use(d.Digest)
+}
+
+// use says that a blob is relied on; false when it is gone.
+func (l *Layout) use(d digest.Digest) (bool, error) {
+	if l.o.Use == nil {
+		return true, nil
+	}
+	err := l.o.Use(l.Path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Put implements oci.Target.
@@ -110,15 +123,15 @@ func (l *Layout) ingest(ctx context.Context, fill func(f *os.File) (digest.Diges
 	if err != nil {
 		return 0, err
 	}
-	return info.Size(), l.publish(f, l.Path(d))
+	return info.Size(), l.publish(f, l.Path(d), l.o.Sync)
 }
 
-// publish makes a complete file visible under path.
-func (l *Layout) publish(f *os.File, path string) error {
+// publish makes a complete file visible under path, durable before if sync is set.
+func (l *Layout) publish(f *os.File, path string, sync bool) error {
 	if err := f.Chmod(0o644); err != nil {
 		return err
 	}
-	if l.o.Sync {
+	if sync {
 		if err := f.Sync(); err != nil {
 			return err
 		}

@@ -83,7 +83,8 @@ func (l *Layout) change(edit func([]oci.Descriptor) ([]oci.Descriptor, error)) e
 	return l.write(ocispec.ImageIndexFile, x)
 }
 
-// write replaces a file of the layout.
+// write replaces a file of the layout. It is durable before it replaces the old one, as
+// without it the layout could not even be opened.
 func (l *Layout) write(name string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -101,7 +102,7 @@ func (l *Layout) write(name string, v any) error {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	return l.publish(f, filepath.Join(l.dir, name))
+	return l.publish(f, filepath.Join(l.dir, name), true)
 }
 
 // writeMissing writes a file unless it is there.

@@ -37,6 +37,10 @@ const (
 type Options struct {
 	// Sync makes each blob and name durable before it becomes visible.
 	Sync bool
+	// Use is told the file of each blob before anything relies on it, so that it is not
+	// removed meanwhile. Its error wraps fs.ErrNotExist when it was removed already. Nil
+	// asks nobody.
+	Use func(path string) error
 }
 
 // Layout is one directory. It implements oci.Source, oci.Target, oci.Resolver
