@@ -444,11 +444,8 @@ func (b *build) runSteps(ctx context.Context) error {
 		tasks[i].Do = func(ctx context.Context) error { return b.report(ctx, b.step(ctx, s), s) }
 	}
 	err := sched.Run(b.packs.ctx, b.jobs(), tasks)
-	if err != nil {
-		cancel(err)
-	}
-	// A failed pack cancels the steps, and a failed step the packs: the other's error
-	// is only that it was told to stop.
+	// A failed pack cancels the steps, whose error is only that they were told to stop. A
+	// failed step leaves the packs alone: what was done before it is to be found again.
 	if packErr := b.packs.group.Wait(); err == nil || errors.Is(err, context.Canceled) && packErr != nil {
 		err = packErr
 	}

@@ -185,15 +185,26 @@ func (p *pruning) records() (out []candidate, err error) {
 		}
 		trees := p.closure(r.Tree)
 		p.count(trees, 1)
-		st, err := os.Lstat(p.trees.Path(r.Tree))
-		if err != nil || !st.ModTime().Before(p.oldest) {
-			return nil
+		used := p.lastUse(r, file)
+		if used.Before(p.oldest) {
+			out = append(out, candidate{Garbage: g, key: r.Key, trees: trees, last: p.o.last[digest.Digest(r.Key)], used: used})
 		}
-		out = append(out, candidate{Garbage: g, key: r.Key, trees: trees, last: p.o.last[digest.Digest(r.Key)],
-			used: later(st.ModTime(), file.ModTime())})
 		return nil
 	})
 	return out, err
+}
+
+// lastUse is when a record was written or its tree was relied on. The bytes of one without
+// a tree lie on another machine.
+func (p *pruning) lastUse(r *cache.Record, file fs.FileInfo) time.Time {
+	if r.Tree == "" {
+		return file.ModTime()
+	}
+	st, err := os.Lstat(p.trees.Path(r.Tree))
+	if err != nil {
+		return time.Now() // somebody is just taking it away
+	}
+	return later(st.ModTime(), file.ModTime())
 }
 
 func later(a, b time.Time) time.Time {

@@ -101,6 +101,9 @@ func (s *Store) meta(id ID) string { return filepath.Join(s.dir, string(id), "me
 // Has reports whether id is committed and everything it rests on is there, so that it can
 // be relied on.
 func (s *Store) Has(id ID) bool {
+	if id == "" {
+		return true
+	}
 	_, _, err := s.Layer(id)
 	return err == nil
 }
