@@ -45,8 +45,8 @@ type BuildOptions struct {
 	// NoCache runs every step; NoCacheFilter those of the stages named.
 	NoCache       bool
 	NoCacheFilter []string
-	// Pull asks the registry for every base, even one that the store has.
-	Pull bool
+	// Pull says when the registry is asked for a base.
+	Pull PullPolicy
 	// Explain tells, for each step that was not cached, what changed, and of one that was
 	// taken from another machine's cache, from which.
 	Explain bool
@@ -376,7 +376,7 @@ func (b *build) resolve(ctx context.Context, needs []plan.Need, known map[plan.R
 	g, ctx := errgroup.WithContext(ctx)
 	for i, n := range needs {
 		g.Go(func() (err error) {
-			if images[i], err = b.store.base(ctx, n.Ref, b.o.Pull); err != nil {
+			if images[i], err = b.base(ctx, n); err != nil {
 				return b.file.At(n.Range, nearStage(err, n.Near))
 			}
 			configs[i], err = b.store.ConfigOf(ctx, images[i])

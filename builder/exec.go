@@ -31,6 +31,7 @@ type RunOptions struct {
 	Stdout     io.Writer
 	Stderr     io.Writer
 	Platform   oci.Platform
+	Pull       PullPolicy
 	Sandbox    SandboxOptions
 	Progress   *progress.Printer
 	Warn       func(string)
@@ -42,7 +43,7 @@ type RunOptions struct {
 // writable layer that is thrown away. An image that the store does not have is looked
 // up where its name points. The command's own failure is a *sandbox.ExitError.
 func (s *Store) Run(ctx context.Context, ref string, o RunOptions) error {
-	img, err := s.find(ctx, ref, o.Platform)
+	img, err := s.find(ctx, ref, o)
 	if err != nil {
 		return err
 	}
@@ -68,23 +69,26 @@ func (s *Store) Run(ctx context.Context, ref string, o RunOptions) error {
 	return sandbox.Run(ctx, spec)
 }
 
-// find is Image, and then a look where the name points.
-func (s *Store) find(ctx context.Context, ref string, platform oci.Platform) (*Image, error) {
+// find is Image and a look where the name points, in the order of the pull policy.
+func (s *Store) find(ctx context.Context, ref string, o RunOptions) (*Image, error) {
+	n, nameErr := name.Parse(ref)
 	img, err := s.Image(ref)
-	if err == nil {
-		if one := img.For(platform); one != nil {
+	switch {
+	case err == nil && (nameErr != nil || !o.Pull.asks(n) || img.Name != n.String()):
+		if one := img.For(o.Platform); one != nil {
 			return one, nil
 		}
 		return img, nil // emulated, if the machine can
-	}
-	if !errors.Is(err, ErrNoImage) {
+	case nameErr != nil, err != nil && !errors.Is(err, ErrNoImage):
 		return nil, err
 	}
-	n, nameErr := name.Parse(ref)
-	if nameErr != nil {
-		return nil, err
+	if img := s.local(n, o.Platform); n.Digest != "" && img != nil {
+		return img, nil
 	}
-	if img, err = s.lookUp(ctx, n.String(), platform); err != nil {
+	if o.Pull == PullNever {
+		return nil, notHere(n)
+	}
+	if img, err = s.lookUp(ctx, n.String(), o.Platform); err != nil {
 		return nil, err
 	}
 	img.Name = n.String()

@@ -48,38 +48,38 @@ func (s *Store) remote(ref string) (remote, string, error) {
 // lookUp asks ref's place for the image of one platform and keeps its manifest and
 // config, but none of its layers: they are fetched when something reads them.
 func (s *Store) lookUp(ctx context.Context, ref string, platform oci.Platform) (*Image, error) {
-	from, id, err := s.remote(ref)
+	p, err := (&lookups{}).at(ctx, s, ref)
 	if err != nil {
 		return nil, err
 	}
-	root, err := from.Resolve(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	desc, manifest, err := oci.Select(ctx, from, root, platform)
+	return s.choose(ctx, p, platform)
+}
+
+// choose keeps the manifest and config of the image for one platform at an origin.
+func (s *Store) choose(ctx context.Context, p *origin, platform oci.Platform) (*Image, error) {
+	src := keeping{s, p.from}
+	desc, manifest, err := oci.Select(ctx, src, p.root, platform)
 	var other *oci.PlatformError
 	if errors.As(err, &other) && desc.Digest != "" {
 		// The only image there is, for another platform: the plan warns of it.
 		err = nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
+		return nil, fmt.Errorf("%s: %w", p.ref, err)
 	}
-	config, _, err := oci.Config(ctx, from, manifest)
+	config, _, err := oci.Config(ctx, src, manifest)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
-	}
-	for _, d := range []oci.Descriptor{manifest.Config, desc} {
-		if err := s.keep(ctx, d, func() (io.ReadCloser, error) { return from.Fetch(ctx, d) }); err != nil {
-			return nil, err
-		}
+		return nil, fmt.Errorf("%s: %w", p.ref, err)
 	}
 	img, err := newImage(desc, manifest, config)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
+		return nil, fmt.Errorf("%s: %w", p.ref, err)
+	}
+	if p.root.Digest != desc.Digest {
+		img.Index = p.root.Digest
 	}
 	for i := range img.Layers {
-		img.Layers[i].From = ref
+		img.Layers[i].From = p.ref
 	}
 	return img, nil
 }

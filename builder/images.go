@@ -31,7 +31,9 @@ type Image struct {
 	// Manifest is the one the image came with; nil when it was built here, because
 	// then the encoding of its layers is chosen when it leaves.
 	Manifest *oci.Descriptor `json:"manifest,omitempty"`
-	Platform oci.Platform    `json:"platform"`
+	// Index is the digest of the index that Manifest was chosen from; "" if there was none.
+	Index    digest.Digest `json:"index,omitempty"`
+	Platform oci.Platform  `json:"platform"`
 	// Created is what the config says; zero if it says nothing.
 	Created time.Time `json:"created,omitzero"`
 	// Layers are bottom first, as in the config's rootfs.

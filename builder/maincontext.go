@@ -144,10 +144,11 @@ func (b *build) cloneMain(ctx context.Context, c *mainContext, op *plan.Git) err
 	}
 	req.Dir = c.dir
 	res, err := git.Checkout(ctx, req)
-	if err == nil {
-		c.modified = res.CommitTime
+	if err != nil {
+		return err
 	}
-	return err
+	c.modified = res.CommitTime
+	return b.rememberTip(req, res.Tip)
 }
 
 // find reads the Dockerfile and tells its name as messages show it and its path, "" when

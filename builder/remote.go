@@ -84,7 +84,7 @@ func (b *build) httpKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op 
 func (b *build) webRequest(op *plan.HTTP) web.Request {
 	return web.Request{
 		URL: op.URL, Checksum: op.Checksum, Name: op.Name, CA: b.store.net.CA,
-		UserAgent: b.store.net.UserAgent, Auth: web.Auth(b.auth("HTTP_AUTH", op.URL)),
+		Offline: b.store.net.Offline, UserAgent: b.store.net.UserAgent, Auth: web.Auth(b.auth("HTTP_AUTH", op.URL)),
 	}
 }
 
@@ -162,6 +162,9 @@ func (b *build) gitKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op *
 		return err
 	}
 	tip, err := git.Resolve(ctx, req)
+	if err == nil {
+		err = b.rememberTip(req, tip)
+	}
 	if err != nil {
 		return err
 	}
@@ -181,8 +184,9 @@ func (b *build) gitRequest(op *plan.Git) (git.Request, error) {
 	req := git.Request{
 		Remote: op.Remote, Ref: op.Ref, Checksum: op.Checksum, FetchByCommit: op.FetchByCommit, Subdir: op.Subdir,
 		KeepGitDir: op.KeepGitDir, Submodules: op.Submodules, Auth: git.Auth(b.auth("GIT_AUTH", op.Remote)),
-		Cache: filepath.Join(b.store.memo(), "git"),
+		Cache: filepath.Join(b.store.memo(), "git"), Offline: b.store.net.Offline,
 	}
+	b.recallTip(&req)
 	if op.CommitTime {
 		req.MTime = "commit"
 	}

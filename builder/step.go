@@ -32,6 +32,7 @@ type build struct {
 	main     *mainContext
 	contexts map[string]*buildContext // "" is the main one
 	bases    map[plan.Ref]*Image
+	lookups  lookups
 	graphs   []*plan.Graph // of each platform
 	steps    []*plan.Step  // of all graphs
 	epoch    string

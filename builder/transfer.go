@@ -32,6 +32,9 @@ func (s *Store) Pull(ctx context.Context, ref string, platform oci.Platform, p *
 }
 
 func (s *Store) pull(ctx context.Context, n name.Ref, platform oci.Platform, ui *progress.Step) (*Image, error) {
+	if s.net.Offline {
+		return s.pulled(ctx, n, platform)
+	}
 	img, err := s.lookUp(ctx, n.String(), platform)
 	if err != nil {
 		return nil, err

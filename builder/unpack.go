@@ -7,58 +7,15 @@ import (
 	"fmt"
 	"io"
 
-	"builder/builder/plan"
 	"builder/builder/progress"
 	"builder/oci"
 	"builder/oci/layer"
-	"builder/oci/name"
 	"builder/overlay"
 	"builder/snapshot"
 
-	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 )
-
-// base finds the image that a FROM or a --from names: in the store, else where its
-// name points to. Its layers stay where they are until somebody reads them.
-func (s *Store) base(ctx context.Context, ref plan.Ref, pull bool) (*Image, error) {
-	platform, err := platforms.Parse(ref.Platform)
-	if err != nil {
-		return nil, err
-	}
-	if !pull {
-		if img := s.local(ref.Name, platform); img != nil {
-			// What came from elsewhere can come again.
-			if err := s.hold(ctx, img); err == nil || img.Manifest == nil {
-				return img, err
-			}
-		}
-	}
-	img, err := s.lookUp(ctx, ref.Name, platform)
-	if err != nil {
-		return nil, err
-	}
-	if n, err := name.Parse(ref.Name); err == nil {
-		img.Name = n.String()
-		return img, s.addPlatform(ctx, img)
-	}
-	return img, nil
-}
-
-// local returns the store's image of that name if it is for the platform and not one
-// that a digest in the name excludes; nil otherwise.
-func (s *Store) local(ref string, platform oci.Platform) *Image {
-	n, err := name.Parse(ref)
-	if err != nil {
-		return nil
-	}
-	img, err := s.named(n.String())
-	if err != nil {
-		return nil
-	}
-	return img.For(platform)
-}
 
 func (i *Image) diffIDs() []digest.Digest {
 	ids := make([]digest.Digest, len(i.Layers))

@@ -27,10 +27,11 @@ type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
 	deviceDirs, cacheFrom, cacheTo                                                            []string
 	call, file, target, network, progress, iidFile, metadataFile, storeLimit                  string
-	check, noCache, pull, push, explain, quiet                                                bool
+	check, noCache, push, explain, quiet                                                      bool
 	jobs                                                                                      int
 
 	net     netFlags
+	pull    pullFlag
 	sandbox sandboxFlags
 	refused refusedFlags
 }
@@ -57,7 +58,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringArrayVar(&f.cacheFrom, "cache-from", nil, "`type=registry|local|s3,…` or reference of a cache to take results from; may be repeated")
 	fl.StringArrayVar(&f.cacheTo, "cache-to", nil, "`type=registry|local|inline|s3,…` or reference: write what the steps made for other machines; may be repeated")
 	fl.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run every step of these `stages`")
-	fl.BoolVar(&f.pull, "pull", false, "ask the registry for base images even if the store has them")
+	f.pull.register(c, builder.PullAlways, "`when` to ask the registry for base images: always (what --pull alone means), missing or never")
 	fl.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=oci|docker|tar|local|image,dest=PATH,…`; may be repeated")
 	fl.BoolVar(&f.push, "push", false, "push the image under each of its names")
 	fl.StringArrayVar(&f.secrets, "secret", nil, "`id=ID[,src=FILE|env=NAME]` that RUN --mount=type=secret may ask for")
@@ -271,7 +272,13 @@ func (f *buildFlags) parseOutputs() ([]builder.Output, error) {
 func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error) {
 	o := builder.BuildOptions{
 		Context: dir, Dockerfile: f.file, Stdin: g.in, Names: f.tags, NoCache: f.noCache, NoCacheFilter: f.noCacheFilter,
-		Pull: f.pull, Explain: f.explain, Jobs: f.jobs, DeviceDirs: f.deviceDirs,
+		Pull: f.pull.policy, Explain: f.explain, Jobs: f.jobs, DeviceDirs: f.deviceDirs,
+	}
+	if f.push && f.net.offline {
+		return o, usagef("--push sends the image, --offline sends nothing; use one of them")
+	}
+	if err := f.pull.check(&f.net); err != nil {
+		return o, err
 	}
 	if dir == "-" && f.file == "-" {
 		return o, usagef("the context and the Dockerfile cannot both be standard input")

@@ -147,16 +147,18 @@ func (g *global) forwardSignals() chan os.Signal {
 type netFlags struct {
 	insecure  []string
 	ca, hosts string
+	offline   bool
 }
 
 func (n *netFlags) register(c *cobra.Command) {
 	c.Flags().StringArrayVar(&n.insecure, "insecure-registry", nil, "registry `HOST[:PORT]` that may speak plain http or have any certificate")
 	c.Flags().StringVar(&n.hosts, "registry-config", "", "registries.conf or certs.d `path` to read instead of the machine's")
+	c.Flags().BoolVar(&n.offline, "offline", false, "make no network request: what the store lacks is an error")
 	c.Flags().StringVar(&n.ca, "ca", "", "PEM `file` of certificate authorities to trust beside the system's")
 }
 
 func (n *netFlags) options() (registry.Options, error) {
-	o := registry.Options{Insecure: n.insecure, Hosts: n.hosts, UserAgent: "builder/" + version}
+	o := registry.Options{Insecure: n.insecure, Hosts: n.hosts, Offline: n.offline, UserAgent: "builder/" + version}
 	if n.ca == "" {
 		return o, nil
 	}

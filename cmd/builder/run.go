@@ -25,6 +25,7 @@ type runFlags struct {
 	interactive, tty, remove                     bool
 
 	net     netFlags
+	pull    pullFlag
 	sandbox sandboxFlags
 }
 
@@ -54,6 +55,7 @@ func newRun(g *global) *cobra.Command {
 	fl.BoolVar(&f.remove, "rm", true, "throw away what the command wrote; always so")
 	fl.Bool("help", false, "help for run")
 	f.net.register(c)
+	f.pull.register(c, "", "`when` to ask the registry for the image: always, missing or never")
 	f.sandbox.register(c)
 	return c
 }
@@ -97,9 +99,12 @@ func runRun(ctx context.Context, g *global, f *runFlags, entrypoint bool, args [
 
 func (f *runFlags) options(g *global) (builder.RunOptions, error) {
 	o := builder.RunOptions{
-		User: f.user, Dir: f.workdir, Hostname: f.hostname, Network: f.network, TTY: f.tty,
+		User: f.user, Pull: f.pull.policy, Dir: f.workdir, Hostname: f.hostname, Network: f.network, TTY: f.tty,
 		Stdout: g.out, Stderr: g.err,
 		Warn: func(text string) { fmt.Fprintln(g.err, "builder:", text) },
+	}
+	if err := f.pull.check(&f.net); err != nil {
+		return o, err
 	}
 	if !f.remove {
 		return o, usagef("--rm=false is not supported: what the command writes is always thrown away")

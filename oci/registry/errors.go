@@ -26,6 +26,9 @@ const maxReason = 300
 // ErrAuth is wrapped by errors that a login may mend.
 var ErrAuth = errors.New("authentication required")
 
+// ErrOffline is wrapped by errors of what would need a request that Options.Offline forbids.
+var ErrOffline = errors.New("not in the store, and --offline lets nothing be fetched or sent")
+
 // Error is a failed exchange with a registry, in one line for its user:
 // "pull localhost:5000/app:1: manifest unknown".
 type Error struct {

@@ -46,6 +46,8 @@ type Options struct {
 	// Hosts is a registries.conf or a certs.d directory to read instead of the
 	// machine's; "" reads those.
 	Hosts string
+	// Offline sends no request at all: whatever would need one fails with ErrOffline.
+	Offline bool
 	// Credential is used instead of Docker's configuration if it is not nil,
 	// for the registry itself and for no mirror.
 	Credential *Credential
@@ -99,6 +101,9 @@ func (r *Repo) connect() error {
 }
 
 func (r *Repo) findHosts() error {
+	if r.o.Offline {
+		return ErrOffline
+	}
 	conf, err := hosts.Open(r.o.Hosts)
 	if err != nil {
 		return err

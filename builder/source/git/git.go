@@ -43,6 +43,8 @@ type Request struct {
 	// MaxBytes bounds what is fetched, and what the files of the tree hold together, each; 0 is DefaultMaxBytes.
 	MaxBytes int64
 
+	// Offline asks no remote: what the cache lacks is outbound.ErrOffline.
+	Offline bool
 	// Auth is shown to the remote's scheme, host and port over http and https, and to no other server.
 	Auth Auth
 	// CA holds certificate authorities in PEM form that are trusted beside the system's.

@@ -21,6 +21,9 @@ func (s *session) reach(ctx context.Context) error {
 	if s.final != nil {
 		return nil
 	}
+	if s.req.Offline {
+		return outbound.ErrOffline
+	}
 	if !s.remote.web() {
 		if s.foreign {
 			if err := outbound.CheckForeign(ctx, s.remote.url.Hostname()); err != nil {

@@ -91,7 +91,7 @@ func (s *session) fillSubmodule(ctx context.Context, m submodule, dir string) er
 // openSubmodule prepares the request for a submodule. Credentials go with it if it is on the same server.
 func (s *session) openSubmodule(ctx context.Context, m submodule) (*session, error) {
 	req := Request{
-		Remote: m.url, Ref: m.commit, KeepGitDir: s.req.KeepGitDir && s.req.Subdir == "", Submodules: true, CA: s.req.CA,
+		Remote: m.url, Ref: m.commit, KeepGitDir: s.req.KeepGitDir && s.req.Subdir == "", Submodules: true, CA: s.req.CA, Offline: s.req.Offline,
 		SSHAuthSock: s.req.SSHAuthSock, KnownHosts: s.req.KnownHosts, Cache: s.req.Cache, MaxBytes: s.req.MaxBytes,
 	}
 	var err error

@@ -27,6 +27,9 @@ const maxRedirects = 10
 // headerTime is how long a server may think before it answers.
 var headerTime = time.Minute
 
+// ErrOffline is the error of a request that would have to go out and must not.
+var ErrOffline = errors.New("not kept from an earlier build, and --offline lets nothing be fetched")
+
 // Options say how a Client goes out.
 type Options struct {
 	// CA is trusted for https; nil is the system's authorities.

@@ -33,6 +33,8 @@ type Request struct {
 	Checksum digest.Digest
 	// Known is what an earlier answer said of a file that the caller still has.
 	Known *Validators
+	// Offline takes what is known for current without asking; without it the error is outbound.ErrOffline.
+	Offline bool
 	// CA is trusted for https; nil is the system's authorities.
 	CA *x509.CertPool
 	// Auth is sent to the URL's own scheme, host and port, and nowhere else.
@@ -153,8 +155,11 @@ func basic(user *url.Userinfo) string {
 }
 
 func (f *fetch) run(ctx context.Context) (*Result, error) {
-	if f.Checksum != "" && f.Known != nil {
+	switch {
+	case f.Known != nil && (f.Checksum != "" || f.Offline):
 		return f.notModified(nil), nil
+	case f.Offline:
+		return nil, outbound.ErrOffline
 	}
 	f.client = outbound.New(f.url, outbound.Options{CA: f.CA})
 	defer f.client.Close()

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// counter is a registry that counts what it is asked for images, and can be down.
+type counter struct {
+	host string
+
+	mu    sync.Mutex
+	down  bool
+	asked []string // "HEAD /v2/…"
+}
+
+func countRequests(t *testing.T) *counter {
+	t.Helper()
+	if tools.registry == "" {
+		t.Skip("needs a registry")
+	}
+	c := &counter{}
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: tools.registry})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		c.asked = append(c.asked, r.Method+" "+r.URL.Path)
+		down := c.down
+		c.mu.Unlock()
+		if down {
+			http.Error(w, "down", http.StatusTeapot)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	c.host = strings.TrimPrefix(s.URL, "http://")
+	return c
+}
+
+// take returns the requests whose line holds text, and forgets all.
+func (c *counter) take(text string) (found []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, line := range c.asked {
+		if strings.Contains(line, text) {
+			found = append(found, line)
+		}
+	}
+	c.asked = nil
+	return found
+}
+
+func (c *counter) setDown(down bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down = down
+}
+
+// contextOf makes a context of one Dockerfile and returns its directory.
+func contextOf(t *testing.T, text string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// twoPlatforms pushes an image for two platforms and returns its digest.
+func twoPlatforms(t *testing.T, c *cli, name string) string {
+	t.Helper()
+	dir := contextOf(t, "FROM scratch\nCOPY Dockerfile /base\n")
+	meta := filepath.Join(t.TempDir(), "meta.json")
+	c.run("build", "-q", "--platform", "linux/amd64,linux/arm64", "-t", name, "--push", "--metadata-file", meta, dir)
+	return metaDigest(t, meta)
+}
+
+func metaDigest(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), `"containerimage.digest": "`)
+	d, _, ok := strings.Cut(rest, `"`)
+	if !ok {
+		t.Fatalf("no digest in %s", b)
+	}
+	return d
+}
+
+// TestOneQuestionPerImage has an image stand below five stages and two platforms.
+func TestOneQuestionPerImage(t *testing.T) {
+	maker, r := newCLI(t), countRequests(t)
+	name := r.host + "/asked:1"
+	digest := twoPlatforms(t, maker, name)
+	text := ""
+	for i := range 5 {
+		text += fmt.Sprintf("FROM %s AS s%d\nCOPY Dockerfile /%d\n", name, i, i)
+	}
+	for i := range 4 {
+		text += fmt.Sprintf("COPY --from=s%d /%d /\n", i, i)
+	}
+	text += "COPY --from=" + name + " /base /again\n"
+	dir := contextOf(t, text)
+	c := newCLI(t)
+	for _, how := range []string{"missing", "always"} {
+		r.take("")
+		c.run("build", "-q", "--pull="+how, "--platform", "linux/amd64,linux/arm64", dir)
+		heads, index := 0, 0
+		for _, line := range r.take("/manifests/") {
+			switch line {
+			case "HEAD /v2/asked/manifests/1":
+				heads++
+			case "GET /v2/asked/manifests/" + digest:
+				index++
+			}
+		}
+		if heads != 1 || index > 1 {
+			t.Errorf("--pull=%s: asked %d times what the tag is, %d times for its index", how, heads, index)
+		}
+	}
+	c.run("build", "-q", "--platform", "linux/amd64,linux/arm64", dir)
+	if asked := r.take(""); len(asked) > 0 {
+		t.Errorf("images of the store were asked for: %q", asked)
+	}
+}
+
+// TestPinnedIsNotAsked has a FROM with a digest that the store knows, by whatever name.
+func TestPinnedIsNotAsked(t *testing.T) {
+	maker, r := newCLI(t), countRequests(t)
+	name := r.host + "/pinned:1"
+	digest := twoPlatforms(t, maker, name)
+	for what, first := range map[string]string{"by digest": name + "@" + digest, "by tag": name} {
+		t.Run(what, func(t *testing.T) {
+			r.setDown(false)
+			c := newCLI(t)
+			c.run("pull", first)
+			r.setDown(true)
+			defer r.setDown(false)
+			r.take("")
+			dir := contextOf(t, "FROM "+r.host+"/pinned@"+digest+"\nCOPY Dockerfile /x\n")
+			for _, pull := range []string{"missing", "always", "never"} {
+				c.run("build", "-q", "--pull="+pull, dir)
+				c.run("build", "-q", "--no-cache", "--pull="+pull, dir)
+			}
+			c.run("build", "-q", "--offline", dir)
+			if asked := r.take(""); len(asked) > 0 {
+				t.Errorf("asked %q", asked)
+			}
+		})
+	}
+}
+
+// TestOffline has a machine that fetched before, and one that did not.
+func TestOffline(t *testing.T) {
+	c, r := newCLI(t), countRequests(t)
+	web := httptest.NewServer(http.FileServer(http.Dir(t.TempDir())))
+	defer web.Close()
+	name := r.host + "/offline:1"
+	dir := contextOf(t, "FROM scratch\nCOPY Dockerfile /x\nCMD [\"/x\"]\n")
+	c.run("build", "-q", "-t", name, "--push", dir)
+	other := newCLI(t)
+	r.take("")
+	on := contextOf(t, "FROM "+name+"\nCOPY --from="+name+" /x /y\n")
+	other.fails(1, `Dockerfile:1: FROM .*: pull .*/offline:1: not in the store, and --offline`, "build", "--offline", on)
+	other.fails(1, `offline:1: no such image in the store, and --pull=never; fetch it with: builder pull `, "build", "--pull=never", on)
+	other.fails(125, `pull .*/offline:1: not in the store`, "run", "--offline", name)
+	other.fails(125, `no such image in the store, and --pull=never`, "run", "--pull", "never", name)
+	other.fails(1, `pull .*/offline:1: not in the store`, "pull", "--offline", name)
+	other.fails(1, `push .*/offline:1: not in the store|no such image`, "push", "--offline", name)
+	other.fails(1, `fetch http.*/file: not kept from an earlier build`, "build", "--offline", contextOf(t, "FROM scratch\nADD "+web.URL+"/file /\n"))
+	other.fails(1, `git: resolve http.*: not kept from an earlier build`, "build", "--offline", contextOf(t, "FROM scratch\nADD "+web.URL+"/r.git /\n"))
+	other.fails(2, `--pull=always asks`, "build", "--offline", "--pull", on)
+	other.fails(2, `--push sends`, "build", "--offline", "--push", "-t", name, on)
+	if asked := r.take(""); len(asked) > 0 {
+		t.Fatalf("offline, and yet asked %q", asked)
+	}
+	other.run("pull", name)
+	r.take("")
+	other.run("pull", "--offline", name)
+	other.run("build", "-q", "--offline", on)
+	if asked := r.take(""); len(asked) > 0 {
+		t.Fatalf("offline, and yet asked %q", asked)
+	}
+}
+
+// TestOfflineTakesWhatIsKept has files and commits of earlier builds stand for those of
+// today.
+func TestOfflineTakesWhatIsKept(t *testing.T) {
+	c, www := newCLI(t), t.TempDir()
+	if err := os.WriteFile(filepath.Join(www, "file"), []byte("one"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	repo := filepath.Join(www, "r.git")
+	git := func(args ...string) {
+		must(t, "git", append([]string{"-C", repo, "-c", "user.name=t", "-c", "user.email=t@localhost"}, args...)...)
+	}
+	must(t, "git", "init", "-q", "-b", "main", repo)
+	git("commit", "-q", "--allow-empty", "-m", "one")
+	git("update-server-info")
+	must(t, "git", "clone", "-q", "--bare", repo, filepath.Join(www, "bare.git"))
+	must(t, "git", "-C", filepath.Join(www, "bare.git"), "update-server-info")
+	web := httptest.NewServer(http.FileServer(http.Dir(www)))
+	dir := contextOf(t, "FROM scratch\nADD "+web.URL+"/file /\nADD "+web.URL+"/bare.git#main /r\n")
+	c.run("build", "-q", dir)
+	web.Close()
+	if ran, _ := c.ran("--offline", dir); ran != 0 {
+		t.Errorf("%d steps ran", ran)
+	}
+	c.run("build", "-q", "--offline", "--no-cache-filter", "none", dir)
+}
