@@ -111,6 +111,9 @@ func (b *build) base(ctx context.Context, need plan.Need) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n, err = b.pinned(ctx, need, n); err != nil {
+		return nil, err
+	}
 	if !b.o.Pull.asks(n) {
 		if img := b.store.local(n, platform); img != nil {
 			// What came from elsewhere can come again.

@@ -47,6 +47,9 @@ type BuildOptions struct {
 	NoCacheFilter []string
 	// Pull says when the registry is asked for a base.
 	Pull PullPolicy
+	// Lock is the lock file to honour: a path, LockOff for none, "" for the one beside the
+	// Dockerfile if there is one.
+	Lock string
 	// Explain tells, for each step that was not cached, what changed, and of one that was
 	// taken from another machine's cache, from which.
 	Explain bool
@@ -269,6 +272,9 @@ func (b *build) openFile() (err error) {
 			return err
 		}
 	}
+	if err := b.openLock(); err != nil {
+		return err
+	}
 	return b.openContexts(ignore)
 }
 
@@ -312,6 +318,21 @@ func readCapped(path string) ([]byte, error) {
 
 // plan makes the step graph of each platform, and one list of all their steps.
 func (b *build) plan(ctx context.Context) error {
+	if err := b.graph(ctx); err != nil {
+		return err
+	}
+	b.steps = merge(b.graphs)
+	if err := b.findDevices(); err != nil {
+		return err
+	}
+	b.slots = b.slotsOf(b.steps)
+	b.epoch = b.graphs[0].Epoch
+	_, err := parseEpoch(b.epoch)
+	return err
+}
+
+// graph makes the step graph of each platform, and pins what they name.
+func (b *build) graph(ctx context.Context) error {
 	if err := b.settleEpoch(ctx); err != nil {
 		return err
 	}
@@ -333,16 +354,12 @@ func (b *build) plan(ctx context.Context) error {
 		if err := b.leaks.inConfig(&g.Image); err != nil {
 			return err
 		}
+		if err := b.pinSources(ctx, g); err != nil {
+			return err
+		}
 		b.graphs = append(b.graphs, g)
 	}
-	b.steps = merge(b.graphs)
-	if err := b.findDevices(); err != nil {
-		return err
-	}
-	b.slots = b.slotsOf(b.steps)
-	b.epoch = b.graphs[0].Epoch
-	_, err := parseEpoch(b.epoch)
-	return err
+	return nil
 }
 
 // planOptions are those of the first platform.

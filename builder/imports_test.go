@@ -48,6 +48,8 @@ var edges = map[string][]string{
 	// Who uses and who makes what, across processes: nothing of ours but their names.
 	"builder/lease":  {},
 	"builder/secret": {},
+	// Text that pins names; builder finds out what they stand for.
+	"builder/lockfile": {},
 	// What files say of the machine's devices; builder makes mounts and nodes of it.
 	"builder/cdi":      {},
 	"builder/sshagent": {},

@@ -62,7 +62,7 @@ func (b *build) httpKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op 
 	in.Add("url", redacted(op.URL))
 	in.Add("file", op.Name)
 	in.Add("context", fmt.Sprint(op.Context))
-	memo := "http " + op.URL
+	memo := webName(op)
 	var known webAnswer
 	req := b.webRequest(op)
 	if b.store.cache.Recall(memo, &known) == nil && !b.uncached(s) {
@@ -80,6 +80,9 @@ func (b *build) httpKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op 
 	return b.store.cache.Remember(memo, webAnswer{web.Validators{
 		ETag: res.ETag, LastModified: res.LastModified, Digest: res.Digest}, res.Name})
 }
+
+// webName is under what name the store remembers what a server said of a URL.
+func webName(op *plan.HTTP) string { return "http " + op.URL }
 
 func (b *build) webRequest(op *plan.HTTP) web.Request {
 	return web.Request{
@@ -185,6 +188,9 @@ func (b *build) gitRequest(op *plan.Git) (git.Request, error) {
 		Remote: op.Remote, Ref: op.Ref, Checksum: op.Checksum, FetchByCommit: op.FetchByCommit, Subdir: op.Subdir,
 		KeepGitDir: op.KeepGitDir, Submodules: op.Submodules, Auth: git.Auth(b.auth("GIT_AUTH", op.Remote)),
 		Cache: filepath.Join(b.store.memo(), "git"), Offline: b.store.net.Offline,
+	}
+	if commit := b.commits[*op]; commit != "" {
+		req.At = &git.Tip{Object: commit, Commit: commit}
 	}
 	b.recallTip(&req)
 	if op.CommitTime {

@@ -33,8 +33,10 @@ type build struct {
 	contexts map[string]*buildContext // "" is the main one
 	bases    map[plan.Ref]*Image
 	lookups  lookups
-	graphs   []*plan.Graph // of each platform
-	steps    []*plan.Step  // of all graphs
+	pins     pins                // nil: names stand for what they stand for now
+	commits  map[plan.Git]string // pinned ones
+	graphs   []*plan.Graph       // of each platform
+	steps    []*plan.Step        // of all graphs
 	epoch    string
 	devices  map[string][]cdi.Device // of the machine, by what a RUN calls them
 

@@ -18,6 +18,7 @@ import (
 type Need struct {
 	Ref   Ref
 	Range dockerfile.Range
+	Named bool   // a named context gives it, not the Dockerfile
 	Near  string // a stage whose name the image's may be a slip of; "" for none
 }
 

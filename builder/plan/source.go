@@ -45,7 +45,7 @@ func (p *planner) resolveSource(s *stage) error {
 	s.source.image = p.known[src.ref]
 	if s.source.image == nil {
 		if !slices.ContainsFunc(p.missing, func(n Need) bool { return n.Ref == src.ref }) {
-			p.missing = append(p.missing, Need{src.ref, dockerfile.Span(s.where), s.near})
+			p.missing = append(p.missing, Need{Ref: src.ref, Range: dockerfile.Span(s.where), Near: s.near, Named: src.context != ""})
 		}
 		return nil
 	}

@@ -193,28 +193,63 @@ func TestOffline(t *testing.T) {
 	}
 }
 
+// served is a git repository with one commit that a web server has, and what adds another.
+func served(t *testing.T) (web *httptest.Server, www string, commit func(name string)) {
+	t.Helper()
+	www = t.TempDir()
+	work, bare := filepath.Join(t.TempDir(), "work"), filepath.Join(www, "r.git")
+	must(t, "git", "init", "-q", "-b", "main", work)
+	must(t, "git", "init", "-q", "--bare", "-b", "main", bare)
+	commit = func(name string) {
+		if err := os.WriteFile(filepath.Join(work, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		must(t, "git", "-C", work, "add", name)
+		must(t, "git", "-C", work, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-q", "-m", name)
+		must(t, "git", "-C", work, "push", "-q", bare, "main")
+		must(t, "git", "-C", bare, "update-server-info")
+	}
+	commit("one")
+	web = httptest.NewServer(http.FileServer(http.Dir(www)))
+	t.Cleanup(web.Close)
+	return web, www, commit
+}
+
 // TestOfflineTakesWhatIsKept has files and commits of earlier builds stand for those of
 // today.
 func TestOfflineTakesWhatIsKept(t *testing.T) {
-	c, www := newCLI(t), t.TempDir()
+	c := newCLI(t)
+	web, www, _ := served(t)
 	if err := os.WriteFile(filepath.Join(www, "file"), []byte("one"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	repo := filepath.Join(www, "r.git")
-	git := func(args ...string) {
-		must(t, "git", append([]string{"-C", repo, "-c", "user.name=t", "-c", "user.email=t@localhost"}, args...)...)
-	}
-	must(t, "git", "init", "-q", "-b", "main", repo)
-	git("commit", "-q", "--allow-empty", "-m", "one")
-	git("update-server-info")
-	must(t, "git", "clone", "-q", "--bare", repo, filepath.Join(www, "bare.git"))
-	must(t, "git", "-C", filepath.Join(www, "bare.git"), "update-server-info")
-	web := httptest.NewServer(http.FileServer(http.Dir(www)))
-	dir := contextOf(t, "FROM scratch\nADD "+web.URL+"/file /\nADD "+web.URL+"/bare.git#main /r\n")
+	dir := contextOf(t, "FROM scratch\nADD "+web.URL+"/file /\nADD "+web.URL+"/r.git#main /r\n")
 	c.run("build", "-q", dir)
 	web.Close()
 	if ran, _ := c.ran("--offline", dir); ran != 0 {
 		t.Errorf("%d steps ran", ran)
 	}
-	c.run("build", "-q", "--offline", "--no-cache-filter", "none", dir)
+	c.fails(1, `fetch http.*/file: not kept from an earlier build`, "build", "--offline", "--no-cache", dir)
+}
+
+// TestLockedCommit has a branch move on after it was locked.
+func TestLockedCommit(t *testing.T) {
+	c := newCLI(t)
+	web, _, commit := served(t)
+	dir := contextOf(t, "FROM scratch\nADD "+web.URL+"/r.git#main /r\n")
+	if out, _ := c.run("lock", dir); !strings.Contains(out, "/r.git#main is ") {
+		t.Fatalf("said %q", out)
+	}
+	commit("two")
+	for _, c := range []*cli{c, newCLI(t)} {
+		out := filepath.Join(t.TempDir(), "out")
+		c.run("build", "-q", "-o", "type=local,dest="+out, dir)
+		if _, err := os.Stat(filepath.Join(out, "r", "two")); err == nil {
+			t.Error("the branch was taken as it is now")
+		}
+		if _, err := os.Stat(filepath.Join(out, "r", "one")); err != nil {
+			t.Error(err)
+		}
+	}
+	c.fails(1, "Dockerfile.lock is stale", "lock", "--check", dir)
 }

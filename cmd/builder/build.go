@@ -26,7 +26,7 @@ import (
 type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
 	deviceDirs, cacheFrom, cacheTo                                                            []string
-	call, file, target, network, progress, iidFile, metadataFile, storeLimit                  string
+	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit            string
 	check, noCache, push, explain, quiet                                                      bool
 	jobs                                                                                      int
 
@@ -49,6 +49,7 @@ func newBuild(g *global) *cobra.Command {
 	fl := c.Flags()
 	fl.StringArrayVarP(&f.tags, "tag", "t", nil, "`name[:tag]` of the image; may be repeated")
 	fl.StringVarP(&f.file, "file", "f", "", "`path` of the Dockerfile, - for standard input (default CONTEXT/Dockerfile)")
+	fl.StringVar(&f.lock, "lock", "", "lock `file` that says what names in the Dockerfile stand for, or off (default Dockerfile.lock beside the Dockerfile, if it is there)")
 	fl.StringVar(&f.target, "target", "", "`stage` to build (default the last)")
 	fl.StringArrayVar(&f.buildArgs, "build-arg", nil, "`NAME=VALUE` of an ARG, or NAME to take the value from the environment")
 	fl.StringArrayVar(&f.contexts, "build-context", nil, "`NAME=SOURCE` that FROM and --from may name: a directory, oci-layout://DIR[:TAG] or docker-image://REF")
@@ -272,7 +273,7 @@ func (f *buildFlags) parseOutputs() ([]builder.Output, error) {
 func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error) {
 	o := builder.BuildOptions{
 		Context: dir, Dockerfile: f.file, Stdin: g.in, Names: f.tags, NoCache: f.noCache, NoCacheFilter: f.noCacheFilter,
-		Pull: f.pull.policy, Explain: f.explain, Jobs: f.jobs, DeviceDirs: f.deviceDirs,
+		Pull: f.pull.policy, Lock: f.lock, Explain: f.explain, Jobs: f.jobs, DeviceDirs: f.deviceDirs,
 	}
 	if f.push && f.net.offline {
 		return o, usagef("--push sends the image, --offline sends nothing; use one of them")

@@ -104,7 +104,7 @@ func (r *repo) describe(ctx context.Context, tip Tip) (*Result, error) {
 		return nil, fmt.Errorf("%s is no commit: %w", tip.Object, err)
 	}
 	tip.Commit = strings.TrimSpace(out)
-	if !isHash(tip.Commit) {
+	if !IsHash(tip.Commit) {
 		return nil, fmt.Errorf("%s is no commit", tip.Object)
 	}
 	raw, err := r.git(ctx, "cat-file", "commit", tip.Commit)

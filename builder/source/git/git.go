@@ -117,18 +117,18 @@ func (req *Request) check() error {
 	if req.Checksum != "" && !isHex(req.Checksum) {
 		return fmt.Errorf("invalid checksum %q for Git URL, expected hex commit hash", req.Checksum)
 	}
-	if req.FetchByCommit && !isHash(req.Ref) {
+	if req.FetchByCommit && !IsHash(req.Ref) {
 		switch {
 		case req.Checksum == "":
 			return errors.New("fetch-by-commit requires a checksum or a commit SHA ref")
-		case !isHash(req.Checksum):
+		case !IsHash(req.Checksum):
 			return fmt.Errorf("fetch-by-commit requires a full commit SHA checksum, got %q", req.Checksum)
 		}
 	}
 	if req.MTime != "" && req.MTime != "checkout" && req.MTime != "commit" {
 		return fmt.Errorf("invalid mtime value: %q (must be \"checkout\" or \"commit\")", req.MTime)
 	}
-	if at := req.At; at != nil && (!isHash(at.Object) || !isHash(at.Commit) || checkRef(at.Ref) != nil) {
+	if at := req.At; at != nil && (!IsHash(at.Object) || !IsHash(at.Commit) || checkRef(at.Ref) != nil) {
 		return fmt.Errorf("%+v is nothing that was resolved", *at)
 	}
 	return checkSubdir(req.Subdir)

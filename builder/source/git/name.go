@@ -7,8 +7,8 @@ import (
 	"unicode"
 )
 
-// isHash tells whether s is a full object name: sha1 or sha256, lower-case.
-func isHash(s string) bool {
+// IsHash tells whether s is a full object name: sha1 or sha256, lower-case.
+func IsHash(s string) bool {
 	return (len(s) == 40 || len(s) == 64) && isHex(s) && strings.ToLower(s) == s
 }
 

@@ -115,7 +115,7 @@ func (s *session) resolve(ctx context.Context) (Tip, error) {
 	switch {
 	case req.At != nil:
 		return *req.At, nil
-	case isHash(req.Ref):
+	case IsHash(req.Ref):
 		if err := matches(req.Checksum, req.Ref); err != nil {
 			return Tip{}, err
 		}
@@ -156,7 +156,7 @@ func pick(out, ref string) (Tip, error) {
 		left, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
 		if target, ok := strings.CutPrefix(left, "ref: "); ok && name == "HEAD" {
 			head = target
-		} else if isHash(left) {
+		} else if IsHash(left) {
 			hashes[name] = left
 		}
 	}
