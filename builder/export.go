@@ -31,17 +31,21 @@ type export struct {
 	ui       *progress.Step
 }
 
-// Export writes the image to where o says; the outputs that are no file and no
-// directory need nothing. stdout is what a dest of "-" means. A file is written whole or
+// Export writes the image to where o says, or loads it into a Docker engine; other outputs
+// that are no file and no directory need nothing. stdout is what a dest of "-" means. A file is written whole or
 // not at all, and a directory that was not there before is removed when it fails.
 func (s *Store) Export(ctx context.Context, img *Image, o Output, stdout io.Writer, p *progress.Printer) error {
-	if o.Dest == "" {
+	if o.Dest == "" && !o.Load {
 		return nil
 	}
-	e := &export{Output: o, store: s, img: img, stdout: stdout, progress: p, ui: p.Step("export " + o.Type + " to " + o.Dest)}
+	title, what := "export "+o.Type+" to "+o.Dest, "export to "+o.Dest
+	if o.Load {
+		title, what = "load into the Docker engine", "load"
+	}
+	e := &export{Output: o, store: s, img: img, stdout: stdout, progress: p, ui: p.Step(title)}
 	e.ui.Start()
 	if err := e.run(ctx); err != nil {
-		err = fmt.Errorf("export to %s: %w", o.Dest, err)
+		err = fmt.Errorf("%s: %w", what, err)
 		e.ui.Fail(err)
 		return err
 	}
@@ -51,6 +55,8 @@ func (s *Store) Export(ctx context.Context, img *Image, o Output, stdout io.Writ
 
 func (e *export) run(ctx context.Context) error {
 	switch {
+	case e.Load:
+		return e.load(ctx)
 	case e.Type == "local":
 		return newDir(e.Dest, func() error { return e.tree(ctx) })
 	case e.Dir:

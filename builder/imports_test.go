@@ -18,11 +18,13 @@ var edges = map[string][]string{
 	// What trees, cache mounts and the whole store take on disk is counted in one way.
 	"snapshot/disk": {},
 
-	"oci":          {},
-	"oci/name":     {},
-	"oci/layer":    {"oci", "overlay"},
-	"oci/layout":   {"oci"},
-	"oci/archive":  {"oci"},
+	"oci":         {},
+	"oci/name":    {},
+	"oci/layer":   {"oci", "overlay"},
+	"oci/layout":  {"oci"},
+	"oci/archive": {"oci"},
+	// Another program that has images: knows no document of OCI's.
+	"oci/engine":   {},
 	"oci/registry": {"oci", "oci/name", "oci/registry/hosts"},
 	// The files that say which hosts serve a registry, apart from the speaking.
 	"oci/registry/hosts": {},

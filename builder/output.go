@@ -18,6 +18,8 @@ type Output struct {
 	// Names are given to the image; Push sends it under each of them.
 	Names []string
 	Push  bool
+	// Load brings the image into the Docker engine: type=docker without a dest.
+	Load bool
 
 	ManifestOptions
 }
@@ -99,20 +101,21 @@ func (o *Output) annotation(k, v string) error {
 
 // check completes and proves what the attributes say together.
 func (o *Output) check() error {
-	needsDest := map[string]bool{"oci": true, "docker": true, "tar": true, "local": true, "image": false, "registry": false, "cacheonly": false}
+	needsDest := map[string]bool{"oci": true, "docker": false, "tar": true, "local": true, "image": false, "registry": false, "cacheonly": false}
 	needs, known := needsDest[o.Type]
 	switch {
 	case !known:
 		return fmt.Errorf("type=%s: it must be image, registry, oci, docker, tar, local or cacheonly", o.Type)
 	case needs && o.Dest == "":
 		return errors.New("say where to: dest=PATH")
-	case !needs && o.Dest != "":
+	case !needs && o.Dest != "" && o.Type != "docker":
 		return fmt.Errorf("type=%s takes no dest", o.Type)
 	case o.Dir && o.Type != "oci":
 		return errors.New("tar=false is for type=oci only; for a tree in a directory use type=local")
 	case o.Dest == "-" && (o.Dir || o.Type == "local"):
 		return errors.New("a directory cannot go to standard output")
 	}
+	o.Load = o.Type == "docker" && o.Dest == ""
 	if o.Type == "registry" {
 		o.Type, o.Push = "image", true
 	}

@@ -22,6 +22,7 @@ func TestParseOutput(t *testing.T) {
 		"type=oci,dest=a,tar=false":   {Type: "oci", Dest: "a", Dir: true, ManifestOptions: plain},
 		"type=image,name=a,push=true": {Type: "image", Names: []string{"a"}, Push: true, ManifestOptions: plain},
 		"type=registry,name=a":        {Type: "image", Names: []string{"a"}, Push: true, ManifestOptions: plain},
+		"type=docker,name=a":          {Type: "docker", Names: []string{"a"}, Load: true, ManifestOptions: plain},
 		"type=cacheonly":              {Type: "cacheonly", ManifestOptions: plain},
 		"type=docker,dest=a,name=b":   {Type: "docker", Dest: "a", Names: []string{"b"}, ManifestOptions: plain},
 		"type=oci,dest=a,annotation.k=v": {Type: "oci", Dest: "a",

@@ -27,7 +27,7 @@ type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
 	deviceDirs, cacheFrom, cacheTo                                                            []string
 	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit            string
-	check, noCache, push, explain, quiet                                                      bool
+	check, noCache, push, load, explain, quiet                                                bool
 	jobs                                                                                      int
 
 	net     netFlags
@@ -62,6 +62,7 @@ func newBuild(g *global) *cobra.Command {
 	f.pull.register(c, builder.PullAlways, "`when` to ask the registry for base images: always (what --pull alone means), missing or never")
 	fl.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=oci|docker|tar|local|image,dest=PATH,…`; may be repeated")
 	fl.BoolVar(&f.push, "push", false, "push the image under each of its names")
+	fl.BoolVar(&f.load, "load", false, "load the image into the Docker engine; short for --output=type=docker")
 	fl.StringArrayVar(&f.secrets, "secret", nil, "`id=ID[,src=FILE|env=NAME]` that RUN --mount=type=secret may ask for")
 	fl.StringArrayVar(&f.ssh, "ssh", nil, "`default` or id[=SOCKET|KEY,…]: an agent or keys that RUN --mount=type=ssh may ask for")
 	fl.BoolVar(&f.check, "check", false, "check the Dockerfile instead of building it; short for --call=check")
@@ -78,7 +79,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringVar(&f.storeLimit, "store-limit", "", "`size` that the store may take when the build starts (20GB; default $BUILDER_STORE_LIMIT, else any)")
 	f.net.register(c)
 	f.sandbox.register(c)
-	f.refused.register(c, "annotation", "load", "sbom", "provenance", "attest",
+	f.refused.register(c, "annotation", "sbom", "provenance", "attest",
 		"builder", "cgroup-parent", "squash")
 	return c
 }
@@ -135,6 +136,11 @@ func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Sto
 	outputs := to.outputs
 	for _, out := range outputs {
 		o.Names = append(o.Names, out.Names...)
+	}
+	if slices.ContainsFunc(outputs, func(o builder.Output) bool { return o.Load }) {
+		if err := s.CheckEngine(ctx); err != nil {
+			return fmt.Errorf("load: %w", err)
+		}
 	}
 	if o.Push, err = f.newPush(s, o, outputs); err != nil {
 		return err
@@ -265,6 +271,9 @@ func (f *buildFlags) parseOutputs() ([]builder.Output, error) {
 			return nil, err
 		}
 		outputs = append(outputs, o)
+	}
+	if f.load {
+		outputs = append(outputs, builder.Output{Type: "docker", Load: true, ManifestOptions: builder.ManifestOptions{Encoding: builder.DefaultEncoding}})
 	}
 	return outputs, nil
 }

@@ -58,7 +58,16 @@ type dockerImage struct {
 // Write writes images and everything they name to w as one tar. Equal images in
 // equal order give equal bytes.
 func Write(ctx context.Context, w io.Writer, kind Kind, src oci.Source, entries []Entry) error {
+	return WriteWithout(ctx, w, kind, src, entries, nil)
+}
+
+// WriteWithout is Write for a reader that has some of the blobs: they are named and not
+// written.
+func WriteWithout(ctx context.Context, w io.Writer, kind Kind, src oci.Source, entries []Entry, without []digest.Digest) error {
 	t := &target{tw: tar.NewWriter(w), seen: map[string]bool{}}
+	for _, d := range without {
+		t.seen[blobPath(d)] = true
+	}
 	for _, e := range entries {
 		if kind == Docker && !oci.IsManifest(e.Desc.MediaType) {
 			return fmt.Errorf("write docker archive: %s: only a single image fits, not %s", e.Desc.Digest, e.Desc.MediaType)
