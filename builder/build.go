@@ -74,6 +74,9 @@ type BuildOptions struct {
 	// StoreLimit is how many bytes the store may take when the first step begins; 0 for no
 	// limit.
 	StoreLimit int64
+	// CacheMounts are directories of the host that stand for cache mounts, by their ID. They
+	// are no part of a key, as no cache mount is.
+	CacheMounts map[string]string
 	// Sandbox is how every RUN is contained.
 	Sandbox SandboxOptions
 	// Push, if not nil, gets the layers as soon as each is known. It is for the caller
@@ -205,7 +208,7 @@ func (b *build) warnings() []dockerfile.Warning {
 			}
 		}
 	}
-	return all
+	return append(all, b.unusedMounts()...)
 }
 
 // canonicalNames checks the names before anything is built.

@@ -20,7 +20,7 @@ const draftPrefix = "draft-"
 //
 // The lock is on the draft and the slot inside it: the slot is not locked when it appears.
 func (s *Store) create(ctx context.Context, r *Request, dir string) error {
-	d, err := takeDraft(ctx, filepath.Join(s.dir, draftPrefix+filepath.Base(dir)))
+	d, err := s.gate(ctx, dir)
 	if err != nil {
 		return err
 	}

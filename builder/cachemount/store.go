@@ -50,6 +50,9 @@ type Request struct {
 	ID      string // any text; it is hashed before it becomes a name on disk
 	Sharing Sharing
 
+	// Dir, unless "", is a directory of the host that stands for the cache: nothing below is done to it but that it is
+	// made when it is not there.
+	Dir string
 	// Seed and SeedPath are the directory of a tree that a new slot is filled from. Links are resolved inside the tree.
 	// Without both a new slot is empty.
 	Seed     overlay.Stack
@@ -93,6 +96,7 @@ type Mount struct {
 
 	slot string
 	lock *os.File
+	gate *draft // of Keep; nil otherwise
 	once sync.Once
 }
 
@@ -102,6 +106,9 @@ func (m *Mount) Close() error {
 	m.once.Do(func() {
 		touch(m.slot)
 		err = m.lock.Close()
+		if m.gate != nil {
+			m.gate.discard()
+		}
 	})
 	return err
 }
@@ -158,9 +165,13 @@ func (s *Store) use(ctx context.Context, r Request) (*Mount, error) {
 	if strictness[r.Sharing] == 0 {
 		how = unix.LOCK_SH
 	}
+	if r.Dir != "" {
+		return useDir(ctx, &r, how)
+	}
 	var wait pause
 	for n := 0; ; {
 		dir := s.slot(hash(r.ID), n)
+		gated := kept(dir) // asked before too: it may be over when the lock has failed
 		lock, err := lockDir(dir, how)
 		switch {
 		case err == nil:
@@ -169,11 +180,11 @@ func (s *Store) use(ctx context.Context, r Request) (*Mount, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			err = s.create(ctx, &r, dir)
 		case !errors.Is(err, unix.EWOULDBLOCK):
-		case r.Sharing != Locked:
+		case r.Sharing != Locked && !gated && !kept(dir):
 			n, err = n+1, nil
 		default:
 			if wait == 0 && r.Waiting != nil {
-				r.Waiting(fmt.Sprintf("waiting for cache mount %q, which is locked by another step or build", r.ID))
+				r.Waiting(waitingFor(r.ID))
 			}
 			err = wait.once(ctx)
 		}

@@ -25,7 +25,7 @@ import (
 // buildFlags are the flags of `builder build`, named as docker buildx names them.
 type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
-	deviceDirs, cacheFrom, cacheTo                                                            []string
+	deviceDirs, cacheFrom, cacheTo, cacheMounts                                               []string
 	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit            string
 	check, noCache, push, load, explain, quiet                                                bool
 	jobs                                                                                      int
@@ -64,6 +64,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.BoolVar(&f.push, "push", false, "push the image under each of its names")
 	fl.BoolVar(&f.load, "load", false, "load the image into the Docker engine; short for --output=type=docker")
 	fl.StringArrayVar(&f.secrets, "secret", nil, "`id=ID[,src=FILE|env=NAME]` that RUN --mount=type=secret may ask for")
+	fl.StringArrayVar(&f.cacheMounts, "cache-mount", nil, "`ID=DIRECTORY` of the host that stands for a RUN --mount=type=cache; may be repeated")
 	fl.StringArrayVar(&f.ssh, "ssh", nil, "`default` or id[=SOCKET|KEY,…]: an agent or keys that RUN --mount=type=ssh may ask for")
 	fl.BoolVar(&f.check, "check", false, "check the Dockerfile instead of building it; short for --call=check")
 	fl.StringVar(&f.call, "call", "build", "`question`: check, outline or targets tell of the Dockerfile instead of building it; ,format=json for programs")
@@ -309,6 +310,9 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 			return o, err
 		}
 		o.Platforms = append(o.Platforms, platform)
+	}
+	if o.CacheMounts, err = cacheMounts(f.cacheMounts); err != nil {
+		return o, err
 	}
 	if o.Secrets, err = readSecrets(f.secrets); err != nil {
 		return o, err

@@ -55,7 +55,7 @@ func newRoot(s streams, calm func()) *cobra.Command {
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	c.PersistentFlags().StringVar(&g.root, "root", "", "`directory` of the store (default $BUILDER_ROOT, else "+defaultRoot()+")")
 	c.PersistentFlags().BoolVar(&g.debug, "debug", false, "say more about what goes wrong")
-	c.AddCommand(newBuild(g), newLock(g), newRun(g), newImages(g), newInspect(g), newHistory(g), newTag(g), newRmi(g),
+	c.AddCommand(newBuild(g), newLock(g), newCache(g), newRun(g), newImages(g), newInspect(g), newHistory(g), newTag(g), newRmi(g),
 		newPush(g), newPull(g), newSave(g), newLoad(g), newLogin(g), newLogout(g), newDu(g), newPrune(g), newCheck(g), newDoctor(g),
 		newVersion(g))
 	return c

@@ -1,0 +1,32 @@
+package builder
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"builder/builder/dockerfile"
+	"builder/builder/plan"
+)
+
+// unusedMounts warns of directories that stand for cache mounts which no RUN has: mostly an
+// ID that is misspelt.
+func (b *build) unusedMounts() (warnings []dockerfile.Warning) {
+	if len(b.o.CacheMounts) == 0 {
+		return nil
+	}
+	has := map[string]bool{}
+	for _, s := range b.steps {
+		if run, ok := s.Op.(*plan.Run); ok {
+			for i := range run.Mounts {
+				has[run.Mounts[i].ID] = has[run.Mounts[i].ID] || run.Mounts[i].Kind == plan.CacheMount
+			}
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(b.o.CacheMounts)) {
+		if !has[id] {
+			warnings = append(warnings, dockerfile.Warning{Message: fmt.Sprintf("--cache-mount %s: no RUN of this build has a cache mount of that id", id)})
+		}
+	}
+	return warnings
+}
