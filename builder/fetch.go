@@ -26,6 +26,9 @@ type remote interface {
 // remote opens the place that a canonical reference, an "oci-layout://" or an "s3://"
 // one names, and returns what to resolve there.
 func (s *Store) remote(ref string) (remote, string, error) {
+	if strings.HasPrefix(ref, bucket.Scheme) && s.net.Offline {
+		return nil, "", fmt.Errorf("%s: %w", shownPlace(ref), registry.ErrOffline)
+	}
 	if strings.HasPrefix(ref, bucket.Scheme) {
 		b, err := s.bucket(ref)
 		return b, "", err

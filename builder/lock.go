@@ -72,6 +72,7 @@ func (l *Lock) Write() error {
 func (s *Store) Lock(ctx context.Context, o BuildOptions, update []string) (*Lock, error) {
 	b := &build{store: s, o: o}
 	defer b.close()
+	b.watch()
 	f := &finder{b: b, now: &lockfile.File{}, update: update, met: map[string]bool{}}
 	b.pins = f
 	if err := b.open(ctx); err != nil {

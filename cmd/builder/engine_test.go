@@ -66,7 +66,7 @@ func countLoads(t *testing.T, socket string) (host string, loaded, loads *atomic
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/images/load") {
 			loads.Add(1)
-			r.Body = counted{r.Body, loaded}
+			r.Body = countedBody{r.Body, loaded}
 		}
 		proxy.ServeHTTP(w, r)
 	}))
@@ -74,13 +74,13 @@ func countLoads(t *testing.T, socket string) (host string, loaded, loads *atomic
 	return "tcp://" + strings.TrimPrefix(s.URL, "http://"), loaded, loads
 }
 
-// counted counts what is read.
-type counted struct {
+// countedBody counts what is read.
+type countedBody struct {
 	io.ReadCloser
 	n *atomic.Int64
 }
 
-func (c counted) Read(p []byte) (int, error) {
+func (c countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.n.Add(int64(n))
 	return n, err
