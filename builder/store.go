@@ -57,9 +57,8 @@ type Store struct {
 	overlayOnce sync.Once
 	overlayErr  error // why overlayfs cannot be mounted in the store, once it was tried
 
-	imagesMu sync.Mutex         // of those who read an image record, change it and write it
-	fetches  singleflight.Group // by the digest of the blob
-	buckets  sync.Map           // bucket.Options with credentials, by reference
+	fetches singleflight.Group // by the digest of the blob
+	buckets sync.Map           // bucket.Options with credentials, by reference
 
 	syncing    sync.Once
 	background sync.WaitGroup // what goes on beside the work and must have ended before Close returns
