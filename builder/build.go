@@ -14,6 +14,7 @@ import (
 	"builder/builder/buildctx"
 	"builder/builder/dockerfile"
 	"builder/builder/plan"
+	"builder/builder/policy"
 	"builder/builder/progress"
 	"builder/builder/sandbox"
 	"builder/builder/sched"
@@ -77,6 +78,8 @@ type BuildOptions struct {
 	// CacheMounts are directories of the host that stand for cache mounts, by their ID. They
 	// are no part of a key, as no cache mount is.
 	CacheMounts map[string]string
+	// Policy says which bases may be used; nil for all.
+	Policy *policy.Policy
 	// Sandbox is how every RUN is contained.
 	Sandbox SandboxOptions
 	// Push, if not nil, gets the layers as soon as each is known. It is for the caller
@@ -396,7 +399,7 @@ func (b *build) resolve(ctx context.Context, needs []plan.Need, known map[plan.R
 	g, ctx := errgroup.WithContext(ctx)
 	for i, n := range needs {
 		g.Go(func() (err error) {
-			if images[i], err = b.base(ctx, n); err != nil {
+			if images[i], err = b.trusted(ctx, n); err != nil {
 				return b.file.At(n.Range, nearStage(err, n.Near))
 			}
 			configs[i], err = b.store.ConfigOf(ctx, images[i])

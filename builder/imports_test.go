@@ -57,6 +57,8 @@ var edges = map[string][]string{
 	// What files say of the machine's devices; builder makes mounts and nodes of it.
 	"builder/cdi":      {},
 	"builder/sshagent": {},
+	// Judges images by what their place says of them.
+	"builder/policy": {"oci", "oci/name"},
 	// What comes from outside is put down as files of a tree.
 	"builder/source/outbound": {},
 	"builder/source/web":      {"builder/source/outbound"},
@@ -66,7 +68,7 @@ var edges = map[string][]string{
 	"builder/sandbox/*": {"overlay", "builder/sandbox/*"},
 
 	"builder": {"overlay", "snapshot", "snapshot/disk", "oci", "oci/*", "builder/*"},
-	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/progress", "builder/sandbox", "builder/secret", "builder/sshagent",
+	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/policy", "builder/progress", "builder/sandbox", "builder/secret", "builder/sshagent",
 		// Flags that name a registry's options, a kind of archive or an image.
 		"oci", "oci/archive", "oci/name", "oci/registry"},
 	// Measures any builder's binary from outside.

@@ -14,6 +14,7 @@ import (
 	"builder/builder"
 	"builder/builder/dockerfile"
 	"builder/builder/plan"
+	"builder/builder/policy"
 	"builder/builder/progress"
 	"builder/builder/secret"
 	"builder/builder/sshagent"
@@ -26,7 +27,7 @@ import (
 type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
 	deviceDirs, cacheFrom, cacheTo, cacheMounts                                               []string
-	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit            string
+	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit, policy    string
 	check, noCache, push, load, explain, quiet                                                bool
 	jobs                                                                                      int
 
@@ -71,6 +72,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringVar(&f.network, "network", "default", "`network` of RUN: default, none or host")
 	fl.StringSliceVar(&f.allow, "allow", nil, "grant an `entitlement`: network.host, security.insecure, device[=NAME] or secret.in-image[=ID]")
 	fl.StringArrayVar(&f.deviceDirs, "cdi-spec-dir", nil, "`directory` with the CDI specifications that RUN --device finds devices in (default /etc/cdi and /var/run/cdi)")
+	fl.StringVar(&f.policy, "policy", "", "policy.json `file` that says whose signatures base images need (default $BUILDER_POLICY, else none)")
 	fl.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
 	fl.StringVar(&f.metadataFile, "metadata-file", "", "write what was made to this `file`, as JSON")
 	fl.StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
@@ -323,8 +325,22 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 	if o.StoreLimit, err = storeLimit(f.storeLimit); err != nil {
 		return o, err
 	}
+	if o.Policy, err = loadPolicy(f.policy); err != nil {
+		return o, err
+	}
 	o.Sandbox, err = f.sandbox.options(f.net.ca)
 	return o, err
+}
+
+// loadPolicy reads the policy of the flag, else of the environment; nil for none.
+func loadPolicy(path string) (*policy.Policy, error) {
+	if path == "" {
+		path = os.Getenv("BUILDER_POLICY")
+	}
+	if path == "" {
+		return nil, nil
+	}
+	return policy.Load(path)
 }
 
 // openAgents finds the agents and keys of --ssh.
