@@ -78,6 +78,8 @@ type BuildOptions struct {
 	// CacheMounts are directories of the host that stand for cache mounts, by their ID. They
 	// are no part of a key, as no cache mount is.
 	CacheMounts map[string]string
+	// Provenance is what Result.Image is to tell of its making where it goes.
+	Provenance ProvenanceOptions
 	// Policy says which bases may be used; nil for all.
 	Policy *policy.Policy
 	// Sandbox is how every RUN is contained.
@@ -118,7 +120,7 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &build{store: s, o: o}
+	b := &build{store: s, o: o, began: start}
 	defer b.close()
 	b.watch()
 	if err := b.prepare(ctx); err != nil {
@@ -191,6 +193,9 @@ func (b *build) images(ctx context.Context) (*Image, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if b.o.Provenance.Mode != "" {
+			img.provenance = b.provenance(g, img)
 		}
 		if first == nil {
 			first = img

@@ -80,11 +80,17 @@ func (e *export) stream(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	kind := archive.OCI
 	if e.Type == "docker" {
-		kind = archive.Docker
+		return archive.Write(ctx, w, archive.Docker, src, entries)
 	}
-	return archive.Write(ctx, w, kind, src, entries)
+	attached, err := e.store.attach(ctx, src, e.img, e.ManifestOptions)
+	if err != nil {
+		return err
+	}
+	for _, d := range attached {
+		entries = append(entries, oci.Entry{Desc: d})
+	}
+	return archive.Write(ctx, w, archive.OCI, src, entries)
 }
 
 func (e *export) manifest(ctx context.Context) (oci.Source, oci.Descriptor, error) {
@@ -130,6 +136,16 @@ func (e *export) layout(ctx context.Context) error {
 	}
 	if err := oci.Copy(ctx, dst, src, desc, oci.CopyOptions{OnBlob: show(e.ui)}); err != nil {
 		return err
+	}
+	attached, err := e.store.attach(ctx, src, e.img, e.ManifestOptions)
+	if err != nil {
+		return err
+	}
+	for _, d := range attached {
+		if err := oci.Copy(ctx, dst, src, d, oci.CopyOptions{}); err != nil {
+			return err
+		}
+		entries = append(entries, oci.Entry{Desc: d})
 	}
 	for _, entry := range entries {
 		if err := tagLayout(ctx, dst, entry); err != nil {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"builder/builder/attest"
 	"builder/oci"
 	"builder/oci/name"
 	"builder/snapshot"
@@ -40,6 +41,8 @@ type Image struct {
 	Layers []Layer `json:"layers"`
 	// Others are the images of the same name for other platforms.
 	Others []*Image `json:"others,omitempty"`
+
+	provenance *attest.Provenance // of an image just built; no part of the record
 }
 
 // All is the image and the Others.

@@ -57,6 +57,8 @@ var edges = map[string][]string{
 	// What files say of the machine's devices; builder makes mounts and nodes of it.
 	"builder/cdi":      {},
 	"builder/sshagent": {},
+	// Words what is said of an image, as artifacts beside it.
+	"builder/attest": {"oci"},
 	// Judges images by what their place says of them.
 	"builder/policy": {"oci", "oci/name"},
 	// What comes from outside is put down as files of a tree.

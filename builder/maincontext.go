@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"builder/builder/attest"
 	"builder/builder/buildctx"
 	"builder/builder/plan"
 	"builder/builder/source/git"
@@ -125,6 +126,7 @@ func (b *build) fetchMain(ctx context.Context, c *mainContext, op *plan.HTTP) er
 	if err != nil {
 		return err
 	}
+	b.materials.add(redacted(op.URL), attest.DigestSet(res.Digest))
 	f, err := os.Open(res.File)
 	if err != nil {
 		return err
@@ -148,6 +150,7 @@ func (b *build) cloneMain(ctx context.Context, c *mainContext, op *plan.Git) err
 		return err
 	}
 	c.modified = res.CommitTime
+	b.materials.addGit(op.Remote, op.Ref, res.Commit)
 	return b.rememberTip(req, res.Tip)
 }
 

@@ -81,8 +81,12 @@ func (p *Push) Finish(ctx context.Context, img *Image) (oci.Descriptor, error) {
 		pl.start()
 	}
 	desc, err := p.store.manifest(ctx, src, img, p.o, p.layers(src))
+	var attached []oci.Descriptor
 	if err == nil {
-		err = p.send(ctx, src, desc)
+		attached, err = p.store.attach(ctx, src, img, p.o)
+	}
+	if err == nil {
+		err = p.send(ctx, src, desc, attached...)
 	}
 	p.end(desc, err)
 	if err != nil {
@@ -123,12 +127,13 @@ func (p *Push) end(desc oci.Descriptor, err error) {
 }
 
 // send brings what desc names to every place: all blobs everywhere, then all
-// manifests everywhere, then the tags. So a tag names something whole, and where one
+// manifests everywhere, what is attached to them, then the tags. So a tag names something whole, and where one
 // place fails no other is left with half of what was asked for.
-func (p *Push) send(ctx context.Context, src oci.Source, desc oci.Descriptor) error {
+func (p *Push) send(ctx context.Context, src oci.Source, desc oci.Descriptor, attached ...oci.Descriptor) error {
 	for _, step := range []func(*place) error{
 		func(pl *place) error { return pl.blobs(ctx, src, desc) },
 		func(pl *place) error { return pl.copy(ctx, src, desc) },
+		func(pl *place) error { return pl.attach(ctx, src, attached) },
 		func(pl *place) error { return pl.tag(ctx, desc) },
 	} {
 		for _, pl := range p.places {
@@ -181,6 +186,16 @@ func (pl *place) blobs(ctx context.Context, src oci.Source, desc oci.Descriptor)
 		}
 	}
 	return g.Wait()
+}
+
+// attach sends what refers to a manifest that is there.
+func (pl *place) attach(ctx context.Context, src oci.Source, attached []oci.Descriptor) error {
+	for _, d := range attached {
+		if err := pl.copy(ctx, src, d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copy sends a blob, or a manifest with all that it names, unless it is there.

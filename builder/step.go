@@ -55,6 +55,9 @@ type build struct {
 	leaks leaks
 
 	copiesSaid sync.Once
+
+	began     time.Time
+	materials materials
 }
 
 // start makes what each step of the graph needs. In another attempt a step keeps its

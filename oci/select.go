@@ -143,6 +143,10 @@ func (s *selector) refuse(p Platform) (Descriptor, Manifest, error) {
 	return Descriptor{}, Manifest{}, e
 }
 
+// IsArtifact reports whether an index entry is a document that is attached to an image or
+// stands alone, and not an image.
+func IsArtifact(d Descriptor) bool { return d.ArtifactType != "" }
+
 // IsAttestation reports whether an index entry is a statement about an image
 // (provenance, SBOM) and not an image: BuildKit marks them so.
 func IsAttestation(d Descriptor) bool {

@@ -20,6 +20,7 @@ import (
 	"builder/builder/sshagent"
 	"builder/oci/name"
 
+	"github.com/containerd/platforms"
 	"github.com/spf13/cobra"
 )
 
@@ -34,6 +35,7 @@ type buildFlags struct {
 	net     netFlags
 	pull    pullFlag
 	sandbox sandboxFlags
+	attest  attestFlags
 	refused refusedFlags
 }
 
@@ -82,7 +84,8 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringVar(&f.storeLimit, "store-limit", "", "`size` that the store may take when the build starts (20GB; default $BUILDER_STORE_LIMIT, else any)")
 	f.net.register(c)
 	f.sandbox.register(c)
-	f.refused.register(c, "annotation", "sbom", "provenance", "attest",
+	f.attest.register(c)
+	f.refused.register(c, "annotation", "sbom",
 		"builder", "cgroup-parent", "squash")
 	return c
 }
@@ -151,6 +154,9 @@ func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Sto
 	if o.Push != nil {
 		defer o.Push.Close()
 	}
+	if err := f.checkAttested(o, outputs); err != nil {
+		return err
+	}
 	var meta map[string]any
 	o.Finish = func(ctx context.Context, res *builder.Result) (err error) {
 		meta, err = f.sendAll(ctx, g, s, res, o, to)
@@ -190,6 +196,7 @@ func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img 
 	if len(o.Names) > 0 {
 		meta["image.name"] = strings.Join(o.Names, ",")
 	}
+	addProvenance(meta, img)
 	for _, out := range outputs {
 		if len(out.Names) == 0 {
 			out.Names = o.Names
@@ -208,6 +215,32 @@ func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img 
 	meta["containerimage.digest"] = desc.Digest
 	meta["containerimage.descriptor"] = desc
 	return meta, nil
+}
+
+// addProvenance adds what buildx calls "buildx.build.provenance"; for several platforms
+// each has its own.
+func addProvenance(meta map[string]any, img *builder.Image) {
+	for _, one := range img.All() {
+		key := "buildx.build.provenance"
+		if len(img.Others) > 0 {
+			key += "/" + platforms.Format(one.Platform)
+		}
+		if p := one.Provenance(); p != nil {
+			meta[key] = p
+		}
+	}
+}
+
+// checkAttested refuses provenance that has no place to go.
+func (f *buildFlags) checkAttested(o builder.BuildOptions, outputs []builder.Output) error {
+	goes := o.Push != nil || f.metadataFile != ""
+	for _, out := range outputs {
+		goes = goes || out.Type == "oci"
+	}
+	if o.Provenance.Mode == "" || goes {
+		return nil
+	}
+	return usagef("--provenance has no place to go: add --push, -o type=oci,dest=PATH or --metadata-file FILE")
 }
 
 func (f *buildFlags) writeFiles(img *builder.Image, meta map[string]any) error {
@@ -320,6 +353,9 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 		return o, err
 	}
 	if o.SSH, err = openAgents(f.ssh); err != nil {
+		return o, err
+	}
+	if o.Provenance, err = f.attest.options(); err != nil {
 		return o, err
 	}
 	if o.StoreLimit, err = storeLimit(f.storeLimit); err != nil {

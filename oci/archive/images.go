@@ -39,6 +39,9 @@ func (a *reader) ociImages(ctx context.Context) ([]Entry, error) {
 	}
 	var entries []Entry
 	for _, d := range x.Manifests {
+		if oci.IsArtifact(d) {
+			continue
+		}
 		if err := a.whole(ctx, d); err != nil {
 			return nil, err
 		}

@@ -199,6 +199,9 @@ func (l *Layout) Resolve(ctx context.Context, ref string) (oci.Descriptor, error
 	byDigest := oci.CheckDigest(d) == nil
 	var found []oci.Descriptor
 	for _, m := range x.Manifests {
+		if ref == "" && oci.IsArtifact(m) {
+			continue
+		}
 		hit := ref == "" || refName(m) == ref || m.Annotations[imageName] == ref || (byDigest && m.Digest == d)
 		same := func(f oci.Descriptor) bool { return f.Digest == m.Digest }
 		if hit && !slices.ContainsFunc(found, same) {
