@@ -133,6 +133,7 @@ func startRegistry(dir string) (stop func(), err error) {
 
 // TestScripts runs what users may rely on, as scripts that anyone can read.
 func TestScripts(t *testing.T) {
+	checkOwnLeaks(t)
 	testscript.Run(t, testscript.Params{
 		Dir:   "../../testdata/script",
 		Setup: setupScript,
@@ -147,6 +148,7 @@ func TestScripts(t *testing.T) {
 }
 
 func setupScript(env *testscript.Env) error {
+	checkLeaks(env)
 	web := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(env.WorkDir, "www"))))
 	env.Defer(web.Close)
 	env.Vars = append(env.Vars,
