@@ -24,8 +24,12 @@ const (
 // their content is nowhere in the store or in what was built.
 func TestAttacks(t *testing.T) {
 	checkOwnLeaks(t)
+	files, err := filepath.Glob(filepath.Join(attacksDir, "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scripts: ", err)
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:   attacksDir,
+		Files: files,
 		Setup: setupAttack,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status":   cmdStatus,
