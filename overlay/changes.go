@@ -69,21 +69,36 @@ func (d *differ) top(up, low *Node) error {
 
 // dir reports the changes below one directory. low is nil when nothing in lower shows through.
 func (d *differ) dir(up, low *Node) error {
-	entries, err := upperEntries(d.root, up.rel)
-	if err != nil {
-		return fmt.Errorf("find changes in %s: %w", filepath.Join(d.root, up.rel), err)
+	rel := up.rel()
+	l, err := list([]string{d.root}, rel)
+	defer l.close()
+	for err == nil && len(l.names) > 0 {
+		var some []upperEntry
+		if some, err = l.someEntries(rel); err == nil {
+			if err := d.entries(some, low); err != nil {
+				return err
+			}
+		}
 	}
-	for _, e := range entries {
+	if err != nil {
+		return fmt.Errorf("find changes in %s: %w", filepath.Join(d.root, rel), err)
+	}
+	return nil
+}
+
+func (d *differ) entries(some []upperEntry, low *Node) error {
+	for _, e := range some {
 		if err := d.ctx.Err(); err != nil {
 			return err
 		}
 		var below *Node
 		if low != nil {
+			var err error
 			if below, err = low.Child(e.Name); errors.Is(err, fs.ErrNotExist) {
 				below, err = nil, nil
 			}
 			if err != nil {
-				return fmt.Errorf("find changes in %s: %w", filepath.Join(d.root, e.rel), err)
+				return fmt.Errorf("find changes in %s: %w", filepath.Join(d.root, e.rel()), err)
 			}
 		}
 		if err := d.entry(e, below); err != nil {
@@ -99,7 +114,7 @@ func (d *differ) entry(e upperEntry, low *Node) error {
 		if low == nil {
 			return nil
 		}
-		return d.fn(Change{Path: e.rel, Delete: true})
+		return d.fn(Change{Path: e.rel(), Delete: true})
 	case e.IsDir():
 		return d.subdir(e.Node, low)
 	}
@@ -112,13 +127,13 @@ func (d *differ) entry(e upperEntry, low *Node) error {
 			return nil
 		}
 	}
-	return d.fn(Change{Path: e.rel, Node: e.Node})
+	return d.fn(Change{Path: e.rel(), Node: e.Node})
 }
 
 func (d *differ) subdir(up, low *Node) error {
 	if low != nil && !low.IsDir() {
 		low = nil
-		if err := d.fn(Change{Path: up.rel, Node: up}); err != nil {
+		if err := d.fn(Change{Path: up.rel(), Node: up}); err != nil {
 			return err
 		}
 		return d.dir(up, nil)
@@ -128,7 +143,7 @@ func (d *differ) subdir(up, low *Node) error {
 		return fmt.Errorf("compare %s: %w", up.Host(), err)
 	}
 	if opaque || !same {
-		if err := d.fn(Change{Path: up.rel, Node: up, Opaque: opaque}); err != nil {
+		if err := d.fn(Change{Path: up.rel(), Node: up, Opaque: opaque}); err != nil {
 			return err
 		}
 	}
@@ -146,7 +161,7 @@ func compareDirs(up, low *Node) (opaque, same bool, err error) {
 	if same, err = sameMeta(up, low); err != nil {
 		return false, false, err
 	}
-	marked, err := isOpaque(up.roots[0], up.rel)
+	marked, err := isOpaque(up.roots[0], up.rel())
 	if err != nil || !marked {
 		return false, same, err
 	}
@@ -238,19 +253,29 @@ type upperEntry struct {
 	whiteout bool
 }
 
-// upperEntries lists one directory of an upper directory, whiteouts included, sorted bytewise by name.
-func upperEntries(root, rel string) ([]upperEntry, error) {
-	l, err := list([]string{root}, rel)
-	defer l.close()
-	if err != nil {
-		return nil, err
+// statBatch is how many files of a directory are described at once, so that a directory of any size costs no more memory
+// than its names.
+const statBatch = 512
+
+// someEntries describes the next names of one upper directory, whiteouts included, in the order of names. It leaves no
+// file open, since the directories among them are entered before the next are asked for.
+func (l *listing) someEntries(rel string) ([]upperEntry, error) {
+	if len(l.fds) == 0 {
+		fd, err := openBeneath(l.roots[0], rel, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+		if err != nil {
+			return nil, err
+		}
+		l.fds = append(l.fds, fd)
 	}
-	entries := make([]upperEntry, len(l.names))
-	slab := make([]Node, len(l.names))
+	defer l.close()
+	names := l.names[:min(len(l.names), statBatch)]
+	l.names = l.names[len(names):]
+	entries := make([]upperEntry, len(names))
+	slab := make([]Node, len(names))
 	p := probe{roots: l.roots, marks: func(int) (bool, error) { return l.marksWhiteouts(0, rel) }}
-	for i, e := range l.names {
+	for i, e := range names {
 		n := &slab[i]
-		*n = Node{Name: e.name, rel: join(rel, e.name), roots: l.roots}
+		*n = Node{Name: e.name, dir: rel, roots: l.roots}
 		if err := unix.Fstatat(l.fds[0], e.name, &n.Stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return nil, &fs.PathError{Op: "stat", Path: n.Host(), Err: err}
 		}

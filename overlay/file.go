@@ -21,7 +21,7 @@ func (n *Node) OpenFile() (*File, error) {
 	if !n.IsRegular() {
 		return nil, &fs.PathError{Op: "open", Path: n.Host(), Err: fmt.Errorf("not a regular file")}
 	}
-	fd, err := openBeneath(n.roots[0], n.rel, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	fd, err := openBeneath(n.roots[0], n.rel(), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"path/filepath"
@@ -66,21 +68,37 @@ func realDir(dir string) (string, error) {
 
 var direntBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
-// readNames returns the names in an open directory, unsorted, without "." and "..".
-func readNames(fd int) ([]string, error) {
+// readNames returns the names in an open directory, unsorted, without "." and "..", each with a zero byte after it: one
+// string for all.
+func readNames(fd int) (string, error) {
 	buf := direntBuffers.Get().(*[]byte)
 	defer direntBuffers.Put(buf)
-	var names []string
+	var names []byte
 	for {
 		n, err := unix.ReadDirent(fd, *buf)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || n <= 0 {
-			return names, err
+			return string(names), err
 		}
-		_, _, names = unix.ParseDirent((*buf)[:n], -1, names)
+		names = appendNames(names, (*buf)[:n])
 	}
+}
+
+// appendNames adds the names of directory entries as getdents64(2) has them: inode and offset of 8 bytes each, the
+// length of the entry of 2, the type of 1, and the name up to a zero byte.
+func appendNames(names, entries []byte) []byte {
+	const lengthAt, nameAt = 16, 19
+	for len(entries) > nameAt {
+		length := min(int(binary.NativeEndian.Uint16(entries[lengthAt:])), len(entries))
+		name, _, _ := bytes.Cut(entries[nameAt:max(length, nameAt)], []byte{0})
+		if s := string(name); s != "." && s != ".." {
+			names = append(append(names, name...), 0)
+		}
+		entries = entries[max(length, nameAt):]
+	}
+	return names
 }
 
 func readlink(fd int) (string, error) {

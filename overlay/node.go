@@ -17,8 +17,16 @@ type Node struct {
 	Name string      // base name; "." for the root
 	Stat unix.Stat_t // lstat of the host file that wins, with the owner and device it stands for
 
-	rel   string   // path below each root, "." for the root
+	dir   string   // path of its directory below each root, "." for one of the root; "" for the root itself
 	roots []string // host directories that take part at rel, uppermost first; one for a file, none for the empty tree
+}
+
+// rel is the path below each root, "." for the root.
+func (n *Node) rel() string {
+	if n.dir == "" {
+		return "."
+	}
+	return join(n.dir, n.Name)
 }
 
 // IsDir tells whether the file is a directory.
@@ -39,7 +47,7 @@ func (n *Node) Host() string {
 	if len(n.roots) == 0 {
 		return ""
 	}
-	return filepath.Join(n.roots[0], n.rel)
+	return filepath.Join(n.roots[0], n.rel())
 }
 
 // Readlink returns the target of a symbolic link as it was written.
@@ -47,7 +55,7 @@ func (n *Node) Readlink() (string, error) {
 	if !n.IsLink() {
 		return "", &fs.PathError{Op: "readlink", Path: n.Host(), Err: unix.EINVAL}
 	}
-	fd, err := openBeneath(n.roots[0], n.rel, unix.O_PATH|unix.O_NOFOLLOW)
+	fd, err := openBeneath(n.roots[0], n.rel(), unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return "", err
 	}
@@ -74,7 +82,7 @@ func (n *Node) Xattrs() (map[string]string, error) {
 	if len(n.roots) == 0 {
 		return nil, nil
 	}
-	fd, err := openBeneath(n.roots[0], n.rel, unix.O_PATH|unix.O_NOFOLLOW)
+	fd, err := openBeneath(n.roots[0], n.rel(), unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
@@ -95,14 +103,15 @@ func (n *Node) Child(name string) (*Node, error) {
 	if !n.IsDir() {
 		return nil, &fs.PathError{Op: "lookup", Path: name, Err: unix.ENOTDIR}
 	}
-	child := &Node{Name: name, rel: join(n.rel, name)}
+	dir := n.rel()
+	child := &Node{Name: name, dir: dir}
 	found, err := child.merge(probe{
 		roots: n.roots,
-		stat:  func(i int, st *unix.Stat_t) error { return statBeneath(n.roots[i], child.rel, st) },
-		marks: func(i int) (bool, error) { return marksWhiteouts(n.roots[i], n.rel) },
+		stat:  func(i int, st *unix.Stat_t) error { return statBeneath(n.roots[i], child.rel(), st) },
+		marks: func(i int) (bool, error) { return marksWhiteouts(n.roots[i], dir) },
 	})
 	if err == nil && !found {
-		err = &fs.PathError{Op: "lookup", Path: child.rel, Err: unix.ENOENT}
+		err = &fs.PathError{Op: "lookup", Path: child.rel(), Err: unix.ENOENT}
 	}
 	if err != nil {
 		return nil, err
@@ -112,38 +121,52 @@ func (n *Node) Child(name string) (*Node, error) {
 
 // Children returns what the directory holds, merged, sorted bytewise by name.
 func (n *Node) Children() ([]*Node, error) {
-	if !n.IsDir() {
-		return nil, &fs.PathError{Op: "readdir", Path: n.Host(), Err: unix.ENOTDIR}
-	}
-	l, err := list(n.roots, n.rel)
-	defer l.close()
+	var nodes []*Node
+	err := n.Each(func(child *Node) error {
+		kept := *child
+		nodes = append(nodes, &kept)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	nodes := make([]*Node, 0, len(l.names))
-	slab := make([]Node, len(l.names))
+	return nodes, nil
+}
+
+// Each calls fn for each of the Children, in their order, until it fails, and returns its error as it is. The Node is
+// good for the length of the call only: a directory of any size costs no more memory than its names.
+func (n *Node) Each(fn func(child *Node) error) error {
+	if !n.IsDir() {
+		return &fs.PathError{Op: "readdir", Path: n.Host(), Err: unix.ENOTDIR}
+	}
+	dir := n.rel()
+	l, err := list(n.roots, dir)
+	defer l.close()
+	if err != nil {
+		return err
+	}
 	names := l.names
 	p := probe{stat: func(i int, st *unix.Stat_t) error {
 		return unix.Fstatat(l.fds[names[i].dir], names[i].name, st, unix.AT_SYMLINK_NOFOLLOW)
-	}, marks: func(i int) (bool, error) { return l.marksWhiteouts(names[i].dir, n.rel) }}
+	}, marks: func(i int) (bool, error) { return l.marksWhiteouts(names[i].dir, dir) }}
+	var child Node
 	for len(names) > 0 {
 		same := 1
 		for same < len(names) && names[same].name == names[0].name {
 			same++
 		}
-		child := &slab[len(nodes)]
-		*child = Node{Name: names[0].name, rel: join(n.rel, names[0].name)}
+		child = Node{Name: names[0].name, dir: dir}
 		p.roots = l.rootsOf(names[:same])
 		found, err := child.merge(p)
-		if err != nil {
-			return nil, err
+		if err == nil && found {
+			err = fn(&child)
 		}
-		if found {
-			nodes = append(nodes, child)
+		if err != nil {
+			return err
 		}
 		names = names[same:]
 	}
-	return nodes, nil
+	return nil
 }
 
 // probe looks for one name in several directories: stat reads the attributes in the i-th of them, marks tells whether
@@ -166,7 +189,7 @@ func (n *Node) merge(p probe) (found bool, err error) {
 		if err := p.stat(i, st); isAbsent(err) {
 			continue
 		} else if err != nil {
-			return false, &fs.PathError{Op: "stat", Path: filepath.Join(root, n.rel), Err: cause(err)}
+			return false, &fs.PathError{Op: "stat", Path: filepath.Join(root, n.rel()), Err: cause(err)}
 		}
 		hidden, err := n.whiteoutIn(p, i, st)
 		if err != nil {
@@ -206,7 +229,7 @@ func (n *Node) whiteoutIn(p probe, i int, st *unix.Stat_t) (bool, error) {
 	if marks, err := p.marks(i); err != nil || !marks {
 		return false, err
 	}
-	_, marked, err := readMark(p.roots[i], n.rel, "whiteout")
+	_, marked, err := readMark(p.roots[i], n.rel(), "whiteout")
 	return marked, err
 }
 
@@ -214,7 +237,7 @@ func (n *Node) whiteoutIn(p probe, i int, st *unix.Stat_t) (bool, error) {
 // asked, so a stack of one directory costs nothing here.
 func (n *Node) cutAtOpaque() error {
 	for i := 0; i < len(n.roots)-1; i++ {
-		opaque, err := isOpaque(n.roots[i], n.rel)
+		opaque, err := isOpaque(n.roots[i], n.rel())
 		if err != nil {
 			return err
 		}
@@ -251,9 +274,11 @@ func list(roots []string, rel string) (*listing, error) {
 		if err != nil {
 			return l, &fs.PathError{Op: "readdir", Path: filepath.Join(root, rel), Err: err}
 		}
-		l.names = slices.Grow(l.names, len(names))
-		for _, name := range names {
-			l.names = append(l.names, dirName{name, i})
+		l.names = slices.Grow(l.names, strings.Count(names, "\x00"))
+		for name := range strings.SplitSeq(strings.TrimSuffix(names, "\x00"), "\x00") {
+			if name != "" {
+				l.names = append(l.names, dirName{name, i})
+			}
 		}
 	}
 	slices.SortFunc(l.names, func(a, b dirName) int {
@@ -291,8 +316,10 @@ func (l *listing) marksWhiteouts(dir int, rel string) (bool, error) {
 	return marks, err
 }
 
+// close lets go of the directories, not of their names.
 func (l *listing) close() {
 	for _, fd := range l.fds {
 		unix.Close(fd)
 	}
+	l.fds = nil
 }

@@ -22,9 +22,9 @@ type Stack []string
 // Root returns the root directory of the tree. Its attributes are those of the uppermost directory.
 func (s Stack) Root() (*Node, error) {
 	if len(s) == 0 {
-		return &Node{Name: ".", Stat: unix.Stat_t{Mode: unix.S_IFDIR | 0o755, Nlink: 2}, rel: "."}, nil
+		return &Node{Name: ".", Stat: unix.Stat_t{Mode: unix.S_IFDIR | 0o755, Nlink: 2}}, nil
 	}
-	n := &Node{Name: ".", rel: ".", roots: make([]string, len(s))}
+	n := &Node{Name: ".", roots: make([]string, len(s))}
 	for i, dir := range s {
 		real, err := realDir(dir)
 		if err != nil {
