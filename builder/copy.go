@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"builder/builder/cache"
 	"builder/builder/copier"
 	"builder/builder/plan"
 	"builder/oci/layer"
@@ -15,33 +14,27 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// filesRead is the digest of exactly the files that a COPY reads, and of each of them
-// for --explain. The tree of a stage whose content is known is not read twice: its
-// digest is remembered.
-func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (digest.Digest, []cache.File, error) {
+// filesRead is the digest of exactly the files that a COPY reads. The tree of a stage
+// whose content is known is not read twice: its digest is remembered.
+func (b *build) filesRead(ctx context.Context, s *plan.Step, op *plan.Copy) (digest.Digest, error) {
 	memo, err := b.filesName(ctx, op)
 	if err != nil {
-		return "", nil, err
+		return "", err
 	}
 	if sum := b.recall(memo); sum != "" {
-		return sum, nil, nil
+		return sum, nil
 	}
-	l, err := b.list(ctx, s, op)
+	sel, err := b.list(ctx, s, op)
 	if err != nil {
-		return "", nil, err
+		return "", err
 	}
-	sum, sums, err := l.Digest(ctx)
-	if err != nil {
-		return "", nil, err
-	}
-	files := make([]cache.File, len(sums))
-	for i, f := range sums {
-		files[i] = cache.File{Path: f.Path, Digest: f.Digest}
+	if sel.sum, err = sel.Digest(ctx); err != nil {
+		return "", err
 	}
 	if memo != "" {
-		err = b.store.cache.Remember(memo, sum)
+		err = b.store.cache.Remember(memo, sel.sum)
 	}
-	return sum, files, err
+	return sel.sum, err
 }
 
 // recall is the digest that this store or another machine's cache has noted under a
@@ -76,18 +69,30 @@ type selection struct {
 	*copier.Listing
 	owner *copier.Owner // of everything copied; nil when there is no --chown
 	draft *snapshot.Draft
-	late  *copier.Late // the files whose data packing copies; nil before the copy
+	late  *copier.Late  // the files whose data packing copies; nil before the copy
+	sum   digest.Digest // of the files; "" when they were not digested
+}
+
+// selectedBy is what a COPY reads; nil when it was not asked for, or let go of.
+func (b *build) selectedBy(s *plan.Step) *selection {
+	b.selectedMu.Lock()
+	defer b.selectedMu.Unlock()
+	return b.selected[s.Index]
+}
+
+// unselect lets go of what a COPY reads: it may be large, and other steps come.
+func (b *build) unselect(s *plan.Step) {
+	b.selectedMu.Lock()
+	defer b.selectedMu.Unlock()
+	delete(b.selected, s.Index)
 }
 
 // list selects the files of a COPY, once.
 func (b *build) list(ctx context.Context, s *plan.Step, op *plan.Copy) (*selection, error) {
-	b.selectedMu.Lock()
-	sel := b.selected[s.Index]
-	b.selectedMu.Unlock()
-	if sel != nil {
+	if sel := b.selectedBy(s); sel != nil {
 		return sel, nil
 	}
-	sel = &selection{}
+	sel := &selection{}
 	req, err := b.request(ctx, op, sel)
 	if err != nil {
 		return nil, err
@@ -146,10 +151,14 @@ func (b *build) source(ctx context.Context, from plan.From) (copier.Source, erro
 	if !from.Tree {
 		c := b.contexts[from.Context]
 		c.memo.Warm()
-		return copier.Source{
+		src := copier.Source{
 			Owned: from.Context == "" && b.main.owned,
-			Name:  c.name, Tree: c.dir.Tree(), Exclude: c.dir.Excluded, WhyHidden: c.whyHidden, Sum: c.memo.Sum,
-		}, nil
+			Name:  c.name, Tree: c.dir.Tree(), WhyHidden: c.whyHidden, Sum: c.memo.Sum,
+		}
+		if len(c.ignore.Patterns) > 0 {
+			src.Exclude = c.dir.Excluded
+		}
+		return src, nil
 	}
 	src := copier.Source{Name: "an empty tree", Owned: true}
 	if from.Step == nil {
@@ -178,19 +187,33 @@ func (b *build) copy(ctx context.Context, s *plan.Step, op *plan.Copy, draft *sn
 		}
 		*sel.owner = copier.Owner{UID: u.UID, GID: u.GID}
 	}
-	if !b.leaks.idle() { // packing has to look for secrets, in a tree that is whole
+	if err := b.keepFiles(sel); err != nil {
+		return err
+	}
+	defer func() { sel.Listing = nil }() // it may be large, and packing comes
+	if !b.leaks.idle() {                 // packing has to look for secrets, in a tree that is whole
 		return sel.Copy(ctx, draft.Upper(), draft.Lower())
 	}
 	sel.late, err = sel.CopyLate(ctx, draft.Upper(), draft.Lower())
 	return err
 }
 
+// keepFiles keeps what the files that are read look like, for --explain in a later build.
+func (b *build) keepFiles(sel *selection) error {
+	if sel.sum == "" {
+		return nil
+	}
+	if err := b.leaks.inFiles(sel.Files()); err != nil {
+		return err
+	}
+	return b.store.cache.PutFiles(string(sel.sum), sel.Files())
+}
+
 // packLate packs the change of a COPY that left data of large files to be copied: their
 // bytes are hashed on the way, and read once. It is nil when there are none.
 func (b *build) packLate(ctx context.Context, s *plan.Step, draft *snapshot.Draft) (*layer.Packed, error) {
-	b.selectedMu.Lock()
-	sel := b.selected[s.Index]
-	b.selectedMu.Unlock()
+	sel := b.selectedBy(s)
+	b.unselect(s)
 	if sel == nil || sel.late == nil {
 		return nil, nil
 	}

@@ -56,11 +56,21 @@ func (b *build) explain(s *plan.Step, in *cache.Inputs, reason string) {
 	}
 	changes := []string{reason}
 	if err == nil {
-		if diff := in.Diff(old); len(diff) > 0 {
+		if diff := in.Diff(old, b.filesDiff(s, old)); len(diff) > 0 {
 			changes = diff
 		}
 	}
 	for _, c := range changes {
 		b.ui[s.Index].Note("not cached: " + c)
 	}
+}
+
+// filesDiff tells how the files that a COPY reads differ from those that it read with the
+// inputs old.
+func (b *build) filesDiff(s *plan.Step, old *cache.Inputs) []string {
+	sel, was := b.selectedBy(s), old.Value(cache.FilesInput)
+	if sel == nil || sel.sum == "" || was == "" || was == string(sel.sum) {
+		return nil
+	}
+	return b.store.cache.DiffFiles(was, sel.Files())
 }

@@ -86,12 +86,11 @@ func (b *build) copyKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op 
 	if len(sources) == 0 {
 		return nil
 	}
-	sum, files, err := b.filesRead(ctx, s, op)
+	sum, err := b.filesRead(ctx, s, op)
 	if err != nil {
 		return err
 	}
 	in.Add(cache.FilesInput, string(sum))
-	in.Files = files
 	return nil
 }
 

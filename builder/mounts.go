@@ -162,7 +162,7 @@ func (b *build) selectMount(ctx context.Context, w *plan.Mount) (*copier.Listing
 	if err != nil {
 		return nil, "", err
 	}
-	sum, _, err := l.Digest(ctx)
+	sum, err := l.Digest(ctx)
 	return l, sum, err
 }
 

@@ -108,6 +108,7 @@ func (b *build) step(ctx context.Context, s *plan.Step) error {
 	}
 	if rec != nil {
 		ui.Cached()
+		b.unselect(s)
 		b.reuse(s, rec)
 		return nil
 	}

@@ -293,3 +293,15 @@ func (l *listing) someEntries(rel string) ([]upperEntry, error) {
 	}
 	return entries, nil
 }
+
+// upperEntries describes all names of one upper directory at once.
+func upperEntries(root, rel string) (all []upperEntry, err error) {
+	l, err := list([]string{root}, rel)
+	defer l.close()
+	for err == nil && len(l.names) > 0 {
+		var some []upperEntry
+		some, err = l.someEntries(rel)
+		all = append(all, some...)
+	}
+	return all, err
+}

@@ -19,7 +19,7 @@ type collector struct {
 
 // children collects below the directory n of the copy, of which low is what lower has there, nil for nothing.
 func (c *collector) children(n, low *Node) error {
-	entries, err := upperEntries(c.root, n.rel)
+	entries, err := upperEntries(c.root, n.rel())
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (c *collector) remove(n *Node, name string) error {
 	if err := c.mkdir(n); err != nil {
 		return err
 	}
-	return Whiteout(path.Join(c.upper, n.rel), name)
+	return Whiteout(path.Join(c.upper, n.rel()), name)
 }
 
 // directory collects one directory. One that is not the copy of lower's is new with all that is in it, and hides what
@@ -95,7 +95,7 @@ func (c *collector) directory(n, low *Node) error {
 		return err
 	}
 	if low != nil && low.IsDir() {
-		if err := SetOpaque(path.Join(c.upper, n.rel)); err != nil {
+		if err := SetOpaque(path.Join(c.upper, n.rel())); err != nil {
 			return err
 		}
 	}
@@ -107,11 +107,11 @@ func (c *collector) directory(n, low *Node) error {
 
 // isCopy tells whether a directory is the one that was copied to its place.
 func (c *collector) isCopy(n *Node) (bool, error) {
-	was, ok := c.dirs[n.rel]
+	was, ok := c.dirs[n.rel()]
 	if !ok {
 		return false, nil
 	}
-	fd, err := openBeneath(c.root, n.rel, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	fd, err := openBeneath(c.root, n.rel(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return false, err
 	}
@@ -136,7 +136,7 @@ func (c *collector) file(n, low *Node) error {
 	if err := c.mkdirFor(n); err != nil {
 		return err
 	}
-	to := path.Join(c.upper, n.rel)
+	to := path.Join(c.upper, n.rel())
 	// It came along when a directory was renamed, which an overlay refuses, so that programs copy; and their copies of a
 	// file with several names have several names.
 	if untouched && was.names != nil {
@@ -145,7 +145,7 @@ func (c *collector) file(n, low *Node) error {
 		}
 		was.names.moved = to
 	}
-	if err := os.Rename(path.Join(c.root, n.rel), to); err != nil {
+	if err := os.Rename(path.Join(c.root, n.rel()), to); err != nil {
 		return err
 	}
 	return c.clean(n)
@@ -154,29 +154,29 @@ func (c *collector) file(n, low *Node) error {
 // clean takes from a file in upper what a command must not write there, marks of overlayfs above all, and notes its
 // owner where an attribute does not.
 func (c *collector) clean(n *Node) error {
-	fd, err := openBeneath(c.upper, n.rel, unix.O_PATH|unix.O_NOFOLLOW)
+	fd, err := openBeneath(c.upper, n.rel(), unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
 	if err := dropMarks(fd); err != nil {
-		return &fs.PathError{Op: "removexattr", Path: n.rel, Err: err}
+		return &fs.PathError{Op: "removexattr", Path: n.rel(), Err: err}
 	}
 	if !UserXattr() || n.IsRegular() {
 		return nil
 	}
-	dir, err := openBeneath(c.upper, path.Dir(n.rel), unix.O_PATH|unix.O_DIRECTORY)
+	dir, err := openBeneath(c.upper, path.Dir(n.rel()), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
-	f := Place{Layer: c.upper, At: path.Dir(n.rel), Dir: dir, Name: n.Name}
+	f := Place{Layer: c.upper, At: path.Dir(n.rel()), Dir: dir, Name: n.Name}
 	return f.Chown(n.Stat.Uid, n.Stat.Gid)
 }
 
 // mkdirFor makes the directory that a file goes to.
 func (c *collector) mkdirFor(n *Node) error {
-	dir := path.Dir(n.rel)
+	dir := path.Dir(n.rel())
 	if c.made[dir] || dir == "." {
 		return nil
 	}
@@ -185,10 +185,10 @@ func (c *collector) mkdirFor(n *Node) error {
 
 // mkdir makes the directory n in upper, if it is missing.
 func (c *collector) mkdir(n *Node) error {
-	if n.rel == "." {
+	if n.rel() == "." {
 		return nil
 	}
-	return c.makeAll(n.rel)
+	return c.makeAll(n.rel())
 }
 
 // makeAll makes a directory in upper and those above it. Each gets its attributes when all below it is done.
@@ -207,7 +207,7 @@ func (c *collector) makeAll(dir string) error {
 }
 
 func (c *collector) finishMade(n *Node) error {
-	if !c.made[n.rel] {
+	if !c.made[n.rel()] {
 		return nil
 	}
 	return c.finish(n)
@@ -218,7 +218,7 @@ func (c *collector) finish(n *Node) error {
 	if err := c.mkdir(n); err != nil {
 		return err
 	}
-	fd, err := openBeneath(c.upper, n.rel, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	fd, err := openBeneath(c.upper, n.rel(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ func flatten(fd int, n *Node) error {
 	if err != nil {
 		return err
 	}
-	from := linker{rel: n.rel, fds: map[string]int{}}
+	from := linker{rel: n.rel(), fds: map[string]int{}}
 	defer from.close()
 	for _, c := range children {
 		if c.IsDir() {
@@ -53,11 +53,11 @@ func flatten(fd int, n *Node) error {
 
 func flattenDir(parent int, n *Node) error {
 	if err := unix.Mkdirat(parent, n.Name, 0o700); err != nil {
-		return &fs.PathError{Op: "mkdir", Path: n.rel, Err: err}
+		return &fs.PathError{Op: "mkdir", Path: n.rel(), Err: err}
 	}
 	fd, err := openNoLinks(parent, n.Name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
-		return &fs.PathError{Op: "open", Path: n.rel, Err: err}
+		return &fs.PathError{Op: "open", Path: n.rel(), Err: err}
 	}
 	defer unix.Close(fd)
 	return flatten(fd, n)

@@ -113,6 +113,20 @@ func readlink(fd int) (string, error) {
 // procPath names an open file for the system calls that do not take a descriptor opened with O_PATH.
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
+// Xattrs is Node.Xattrs for what Node.Host returned: a link on the way there is an error.
+func Xattrs(host string) (map[string]string, error) {
+	fd, err := openBeneath(host, ".", unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	m, err := xattrs(fd)
+	if err != nil {
+		return nil, &fs.PathError{Op: "listxattr", Path: host, Err: err}
+	}
+	return m, nil
+}
+
 // xattrs reads the attributes of a file opened with O_PATH, overlayfs's own left out.
 func xattrs(fd int) (map[string]string, error) {
 	path := procPath(fd)

@@ -47,7 +47,7 @@ func (n *Node) Host() string {
 	if len(n.roots) == 0 {
 		return ""
 	}
-	return filepath.Join(n.roots[0], n.rel())
+	return filepath.Join(n.Root(), n.rel())
 }
 
 // Readlink returns the target of a symbolic link as it was written.
@@ -76,22 +76,21 @@ func (n *Node) Open() (*os.File, error) {
 	return os.NewFile(uintptr(f.fd), n.Host()), nil
 }
 
+// Root returns the host directory of the stack in which the file was found; "" for the root of an empty Stack.
+func (n *Node) Root() string {
+	if len(n.roots) == 0 {
+		return ""
+	}
+	return n.roots[0]
+}
+
 // Xattrs returns the extended attributes, nil when there are none. Those in which overlayfs keeps its own books
 // (trusted.overlay.*, user.overlay.*) are left out.
 func (n *Node) Xattrs() (map[string]string, error) {
 	if len(n.roots) == 0 {
 		return nil, nil
 	}
-	fd, err := openBeneath(n.roots[0], n.rel(), unix.O_PATH|unix.O_NOFOLLOW)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	m, err := xattrs(fd)
-	if err != nil {
-		return nil, &fs.PathError{Op: "listxattr", Path: n.Host(), Err: err}
-	}
-	return m, nil
+	return Xattrs(n.Host())
 }
 
 // Child returns the file called name in the directory, fs.ErrNotExist when it is absent or whited out. A name that is

@@ -90,7 +90,7 @@ func (n *Node) recorded() (err error) {
 	var ok bool
 	switch n.Stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFDIR:
-		fd, err := openBeneath(n.roots[0], n.rel, unix.O_PATH|unix.O_NOFOLLOW)
+		fd, err := openBeneath(n.roots[0], n.rel(), unix.O_PATH|unix.O_NOFOLLOW)
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (n *Node) recorded() (err error) {
 			return &fs.PathError{Op: "getxattr", Path: n.Host(), Err: err}
 		}
 	case unix.S_IFLNK, unix.S_IFIFO:
-		if r, ok, err = sideRecord(n.roots[0], n.rel); err != nil {
+		if r, ok, err = sideRecord(n.roots[0], n.rel()); err != nil {
 			return err
 		}
 	}

@@ -2,14 +2,11 @@ package buildctx
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"path/filepath"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
-
-	"builder/overlay"
 )
 
 // settle is how old a file's times must be, when it is hashed, for its digest to be trusted in a later build. A file
@@ -17,34 +14,17 @@ import (
 // two seconds. Git calls such entries of its index racy.
 const settle = 2 * time.Second
 
-// Memo remembers digests of files by the files' stat: one file in the store for each context. A file whose
-// stat is unchanged is not read again. A lost or damaged memo is an empty one. It is safe for concurrent use.
+// Memo remembers digests of files by the files' stamps: one file in the store for each context. A file whose stamp is
+// unchanged is not read again. A lost or damaged memo is an empty one. It is safe for concurrent use.
 type Memo struct {
 	file string // "" keeps nothing beyond this process
 
 	load    sync.Once
 	mu      sync.Mutex
-	entries map[string]entry
+	saved   table
+	used    []bool  // of each record of saved: somebody asked for it
+	learned journal // goes before saved
 	dirty   bool
-}
-
-// entry is what is remembered of one path.
-type entry struct {
-	stamp stamp
-	sum   [sha256.Size]byte
-	age   uint8 // how many saves it went unasked for
-	fresh bool  // the file was too young when it was hashed: good for this process, not to be saved
-	used  bool
-}
-
-// stamp changes whenever a file's content may have: ctime moves with every write and cannot be set back.
-type stamp struct {
-	dev, ino           uint64
-	size, mtime, ctime int64 // bytes; nanoseconds since 1970
-}
-
-func stampOf(st *unix.Stat_t) stamp {
-	return stamp{st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}
 }
 
 // OpenMemo returns the memo of the context at contextPath, kept in the directory dir (made when it is first saved). An
@@ -63,36 +43,48 @@ func OpenMemo(dir, contextPath string) *Memo {
 // Warm begins to read the memo's file, so that whoever walks the context meanwhile need not wait for it.
 func (m *Memo) Warm() { go m.load.Do(m.read) }
 
-// Sum returns the sha256 that compute made of n, the regular file at path, when its stat was what it is now; else it
-// calls compute, which must fail when the file is not the one that n was made from any more.
-func (m *Memo) Sum(n *overlay.Node, path string, compute func() ([sha256.Size]byte, error)) ([sha256.Size]byte, error) {
+// Sum returns the sha256 that compute made of the regular file at path when its stamp was what it is now; else it calls
+// compute, which also tells when the file was last written, and must fail when the file has another stamp by now. A stamp
+// is any digest of what changes with each write: inode, size, times.
+func (m *Memo) Sum(path []byte, stamp uint64, compute func() (sum [sha256.Size]byte, written time.Time, err error)) ([sha256.Size]byte, error) {
 	m.load.Do(m.read)
-	want := stampOf(&n.Stat)
-	m.mu.Lock()
-	e, ok := m.entries[path]
-	if ok && e.stamp == want {
-		if !e.used {
-			e.used = true
-			m.entries[path] = e
-		}
-		m.mu.Unlock()
-		return e.sum, nil
+	name := nameOf(path)
+	if sum, ok := m.find(name, stamp); ok {
+		return sum, nil
 	}
-	m.mu.Unlock()
-
 	now := time.Now()
-	sum, err := compute()
+	sum, written, err := compute()
 	if err != nil {
 		return sum, err
 	}
 	m.mu.Lock()
-	m.entries[path] = entry{stamp: want, sum: sum, used: true, fresh: want.racy(now)}
+	defer m.mu.Unlock()
+	m.learned.put(record{name: name, stamp: stamp, sum: sum, fresh: written.After(now.Add(-settle))})
 	m.dirty = true
-	m.mu.Unlock()
 	return sum, nil
 }
 
-// racy tells whether a file hashed at now could be written again without a change of its stat.
-func (s stamp) racy(now time.Time) bool {
-	return max(s.mtime, s.ctime) > now.Add(-settle).UnixNano()
+func (m *Memo) find(name, stamp uint64) (sum [sha256.Size]byte, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r := m.learned.find(name); r != nil {
+		return r.sum, r.stamp == stamp
+	}
+	i := m.saved.find(name)
+	if i < 0 {
+		return sum, false
+	}
+	r := m.saved.at(i)
+	if r.stamp != stamp {
+		return sum, false
+	}
+	m.used[i] = true
+	return r.sum, true
+}
+
+// nameOf is what stands for a path: the beginning of its sha256. Were it that of another file too, the stamps would
+// still tell them apart.
+func nameOf(path []byte) uint64 {
+	sum := sha256.Sum256(path)
+	return binary.BigEndian.Uint64(sum[:])
 }

@@ -1,26 +1,27 @@
 package buildctx
 
 import (
+	"bufio"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
 
-// A memo file is the line magic, then for each path a record, then the sha256 of all before it. A record is the path's
-// length (uvarint), the path, and recordSize bytes: dev, ino, size, mtime, ctime (8 bytes each, little endian), age
-// (1 byte), sum (32 bytes).
+// A memo file is the line magic, then a record for each path, sorted, then the sha256 of all before it.
 const (
-	magic      = "builder memo 1\n"
-	recordSize = 5*8 + 1 + sha256.Size
+	magic = "builder memo 2\n"
 
 	// maxMemoFile bounds a memo in bytes, about two million files.
-	maxMemoFile = 256 << 20
+	maxMemoFile = 96 << 20
+	// roomUnused bounds a memo in bytes that also has records nobody asked for: it is held in memory whole.
+	roomUnused = maxMemoFile / 3
 	// maxAge is how many saves a path may go unasked for before it is dropped: a file that one target of several does
 	// not read, or a branch not built for a while, keeps its digest.
 	maxAge = 8
@@ -33,7 +34,6 @@ var errDamaged = errors.New("damaged memo")
 
 // read loads the memo's file. One that is missing, damaged or of another version is an empty memo.
 func (m *Memo) read() {
-	m.entries = map[string]entry{}
 	if m.file == "" {
 		return
 	}
@@ -41,8 +41,8 @@ func (m *Memo) read() {
 	if err != nil {
 		return
 	}
-	if entries, err := decode(data); err == nil {
-		m.entries = entries
+	if saved, err := decode(data); err == nil {
+		m.saved, m.used = saved, make([]bool, saved.len())
 	}
 }
 
@@ -79,71 +79,84 @@ func readRegular(file string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-func decode(data []byte) (map[string]entry, error) {
+func decode(data []byte) (table, error) {
 	if len(data) < len(magic)+sha256.Size || string(data[:len(magic)]) != magic {
-		return nil, errDamaged
+		return table{}, errDamaged
 	}
 	end := len(data) - sha256.Size
 	if sha256.Sum256(data[:end]) != [sha256.Size]byte(data[end:]) {
-		return nil, errDamaged
+		return table{}, errDamaged
 	}
-	rest := data[len(magic):end]
-	text := string(rest) // the paths are slices of this one string
-	entries := make(map[string]entry, len(rest)/(recordSize+32))
-	for at := 0; at < len(rest); {
-		length, n := binary.Uvarint(rest[at:])
-		if n <= 0 || length > uint64(len(rest)-at-n) || uint64(len(rest)-at-n)-length < recordSize {
-			return nil, errDamaged
-		}
-		path := text[at+n : at+n+int(length)]
-		at += n + int(length)
-		entries[path] = decodeRecord(rest[at : at+recordSize])
-		at += recordSize
+	t, ok := newTable(data[len(magic):end])
+	if !ok {
+		return table{}, errDamaged
 	}
-	return entries, nil
+	return t, nil
 }
 
-func decodeRecord(b []byte) entry {
-	u := binary.LittleEndian.Uint64
-	return entry{
-		stamp: stamp{u(b), u(b[8:]), int64(u(b[16:])), int64(u(b[24:])), int64(u(b[32:]))},
-		age:   b[40],
-		sum:   [sha256.Size]byte(b[41:recordSize]),
-	}
-}
-
-func appendRecord(b []byte, path string, e entry) []byte {
-	b = binary.AppendUvarint(b, uint64(len(path)))
-	b = append(b, path...)
-	for _, v := range [...]uint64{e.stamp.dev, e.stamp.ino, uint64(e.stamp.size), uint64(e.stamp.mtime), uint64(e.stamp.ctime)} {
-		b = binary.LittleEndian.AppendUint64(b, v)
-	}
-	b = append(b, e.age)
-	return append(b, e.sum[:]...)
-}
-
-// encode writes the entries to be kept: those not too fresh, and those not asked for only while they are young and
-// there is room.
-func encode(entries map[string]entry, limit int) []byte {
-	b := make([]byte, 0, len(magic)+len(entries)*(recordSize+48)+sha256.Size)
-	b = append(b, magic...)
-	for _, used := range [...]bool{true, false} {
-		for path, e := range entries {
-			if e.used != used || e.fresh || e.age >= maxAge && !used {
-				continue
-			}
-			if len(b)+len(path)+recordSize+binary.MaxVarintLen64+sha256.Size > limit {
-				break
-			}
-			e.age++
-			if used {
-				e.age = 0
-			}
-			b = appendRecord(b, path, e)
+// encode writes the memo to w: at most as many records as most, and those that nobody asked for only while there are no
+// more than room in all.
+func (m *Memo) encode(w io.Writer, most, room int) error {
+	for r := range m.kept() {
+		if r.age == 0 {
+			room--
 		}
 	}
-	sum := sha256.Sum256(b)
-	return append(b, sum[:]...)
+	h := sha256.New()
+	out := bufio.NewWriterSize(io.MultiWriter(w, h), 64<<10)
+	out.WriteString(magic)
+	buf := make([]byte, 0, recordSize)
+	for r := range m.kept() {
+		if r.age > 0 {
+			room--
+		}
+		if r.age > 0 && room < 0 || most == 0 {
+			continue
+		}
+		most--
+		buf = r.append(buf[:0])
+		out.Write(buf)
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	_, err := w.Write(h.Sum(nil))
+	return err
+}
+
+// kept yields what can be saved, sorted: what was learned of files that were not too fresh, and what was saved before, one
+// save older if nobody asked for it.
+func (m *Memo) kept() iter.Seq[record] {
+	return func(yield func(record) bool) {
+		i := 0
+		for r := range m.learned.sorted() {
+			for ; i < m.saved.len() && m.saved.name(i) < r.name; i++ {
+				if old := m.aged(i); old.age <= maxAge && !yield(old) {
+					return
+				}
+			}
+			if i < m.saved.len() && m.saved.name(i) == r.name {
+				i++
+			}
+			if !r.fresh && !yield(*r) {
+				return
+			}
+		}
+		for ; i < m.saved.len(); i++ {
+			if old := m.aged(i); old.age <= maxAge && !yield(old) {
+				return
+			}
+		}
+	}
+}
+
+// aged is a record that was saved before as it is saved now.
+func (m *Memo) aged(i int) record {
+	r := m.saved.at(i)
+	if r.age++; m.used[i] {
+		r.age = 0
+	}
+	return r
 }
 
 // Close saves what was learned, when anything was. The memo stays usable. Writers of the same memo do not mix: the last
@@ -154,7 +167,8 @@ func (m *Memo) Close() error {
 	if !m.dirty || m.file == "" {
 		return nil
 	}
-	if err := replace(m.file, encode(m.entries, maxMemoFile)); err != nil {
+	write := func(w io.Writer) error { return m.encode(w, maxMemoFile/recordSize-2, roomUnused/recordSize) }
+	if err := replace(m.file, write); err != nil {
 		return fmt.Errorf("save context memo: %w", err)
 	}
 	m.dirty = false
@@ -162,7 +176,7 @@ func (m *Memo) Close() error {
 }
 
 // replace writes beside and renames. Nothing is synced: a file torn by a crash fails its checksum and is an empty memo.
-func replace(file string, data []byte) error {
+func replace(file string, write func(io.Writer) error) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
@@ -170,7 +184,7 @@ func replace(file string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	err = write(f)
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}

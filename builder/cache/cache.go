@@ -135,6 +135,7 @@ const (
 	contentKind = "content"
 	slotKind    = "slot"
 	noteKind    = "note"
+	filesKind   = "files"
 )
 
 func contentName(below, content digest.Digest) string { return string(below) + " " + string(content) }
@@ -165,23 +166,27 @@ func loadFile(path string, v any) error {
 	return nil
 }
 
-// save writes beside and renames, so that a reader meets the old entry or the new.
 func (c *Cache) save(kind, name string, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	path := c.path(kind, name)
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	return c.replace(c.path(kind, name), func(f *os.File) error {
+		_, err := fmt.Fprintf(f, "%s\n%s", digest.FromBytes(body).Encoded(), body)
+		return err
+	})
+}
+
+// replace writes beside and renames, so that a reader meets the old file or the new.
+func (c *Cache) replace(path string, write func(*os.File) error) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(c.Temps(), "new-*")
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "%s\n%s", digest.FromBytes(body).Encoded(), body)
-	if err = errors.Join(err, f.Close()); err == nil {
+	if err = errors.Join(write(f), f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {

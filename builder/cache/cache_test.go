@@ -1,8 +1,11 @@
 package cache_test
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -148,12 +151,72 @@ func TestDiffExplains(t *testing.T) {
 	old.Add("variable GONE", "x")
 	old.Add(cache.FilesInput, digest.FromString("1").String())
 	now.Add(cache.FilesInput, digest.FromString("2").String())
-	old.Files = []cache.File{{"src/a.go", "sha256:1"}, {"b", "sha256:1"}}
-	now.Files = []cache.File{{"src/a.go", "sha256:2"}, {"b", "sha256:1"}, {"c", "sha256:3"}}
-	got := strings.Join(now.Diff(old), "\n")
-	want := "file c: new\nfile src/a.go: changed\nvariable GONE: gone\nvariable VERSION: \"1.2\" -> \"1.3\""
+	c, _ := open(t)
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(c.PutFiles(old.Value(cache.FilesInput), files("b", 1, "old", 5, "src/a.go", 1)))
+	lines := c.DiffFiles(old.Value(cache.FilesInput), files("b", 1, "c", 3, "src/a.go", 2))
+	got := strings.Join(now.Diff(old, lines), "\n")
+	want := "file c: new\nfile old: gone\nfile src/a.go: changed\nvariable GONE: gone\nvariable VERSION: \"1.2\" -> \"1.3\""
 	if got != want {
 		t.Fatalf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// files yields names and seals in turn.
+func files(list ...any) iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		for i := 0; i < len(list); i += 2 {
+			if !yield(list[i].(string), uint64(list[i+1].(int))) {
+				return
+			}
+		}
+	}
+}
+
+// TestFilesProveThemselves damages the list of files in each of its bytes: then nothing is said of files.
+func TestFilesProveThemselves(t *testing.T) {
+	c, dir := open(t)
+	if err := c.PutFiles("sum", files("a", 1, "b", 2)); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.DiffFiles("sum", files("a", 1, "b", 3)); len(got) != 1 {
+		t.Fatalf("the difference is %q", got)
+	}
+	var whole []byte
+	everyFile(t, dir, func(b []byte) []byte { whole = b; return b })
+	for i := range whole {
+		everyFile(t, dir, func([]byte) []byte {
+			bad := bytes.Clone(whole)
+			bad[i] ^= 1
+			return bad
+		})
+		if got := c.DiffFiles("sum", files("x", 1)); got != nil {
+			t.Fatalf("byte %d flipped: %q", i, got)
+		}
+	}
+	if got := c.DiffFiles("other", files("x", 1)); got != nil {
+		t.Errorf("a list that was never put differs by %q", got)
+	}
+}
+
+// TestManyFilesAreCounted bounds what is said.
+func TestManyFilesAreCounted(t *testing.T) {
+	c, _ := open(t)
+	if err := c.PutFiles("sum", files()); err != nil {
+		t.Fatal(err)
+	}
+	got := c.DiffFiles("sum", func(yield func(string, uint64) bool) {
+		for i := range 5000 {
+			yield(fmt.Sprintf("%04d", i), 1)
+		}
+	})
+	if len(got) != 1001 || got[0] != "file 0000: new" || got[1000] != "4000 more files" {
+		t.Errorf("%d lines, the last is %q", len(got), got[len(got)-1])
 	}
 }
 
@@ -213,5 +276,34 @@ func TestRemember(t *testing.T) {
 	}
 	if err := c.Recall("http://x", &got); err != nil || got != want {
 		t.Fatalf("got %+v, %v", got, err)
+	}
+}
+
+// TestFilesOfNoRecordAreLeftOver keeps a list of files as long as a record speaks of it.
+func TestFilesOfNoRecordAreLeftOver(t *testing.T) {
+	c, _ := open(t)
+	in := inputs("make")
+	in.Add(cache.FilesInput, "known")
+	for _, err := range []error{
+		c.Put(record(in), in), c.PutFiles("known", files("a", 1)), c.PutFiles("other", files("b", 1)),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for want, gone := range map[int]bool{1: false, 2: true} {
+		left, err := c.Leftovers(func(cache.Key) bool { return gone }, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lists := 0
+		for _, l := range left {
+			if filepath.Ext(l.Path) == ".files" {
+				lists++
+			}
+		}
+		if lists != want {
+			t.Errorf("%d lists of files are left over, not %d: %v", lists, want, left)
+		}
 	}
 }

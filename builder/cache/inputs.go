@@ -3,6 +3,7 @@ package cache
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/opencontainers/go-digest"
@@ -15,15 +16,6 @@ type Inputs struct {
 	// Below names the tree that the step rests on, by content; "" is the empty tree,
 	// or one that is not known yet.
 	Below digest.Digest `json:"below,omitempty"`
-	// Files explains one of the Items, which covers them by digest: what each file
-	// that the step reads looked like. It is not part of the key.
-	Files []File `json:"files,omitempty"`
-}
-
-// File is what one file that a step reads looked like.
-type File struct {
-	Path   string        `json:"path"`
-	Digest digest.Digest `json:"digest"`
 }
 
 // Input is one thing that a step depends on.
@@ -37,6 +29,16 @@ type Input struct {
 // Add lists one more thing that the step depends on.
 func (in *Inputs) Add(name, value string) {
 	in.Items = append(in.Items, Input{Name: name, Value: value})
+}
+
+// Value is that of the item called name; "" when there is none.
+func (in *Inputs) Value(name string) string {
+	for _, i := range in.Items {
+		if i.Name == name {
+			return i.Value
+		}
+	}
+	return ""
 }
 
 // Op is the digest of what the step does, whatever tree it does it to.
@@ -60,33 +62,19 @@ func sum(items []Input) digest.Digest {
 }
 
 // Diff tells in words what changed from old to in, a line for each change. A tree below
-// that is not known yet counts as the same.
-func (in *Inputs) Diff(old *Inputs) []string {
-	var out []string
-	if len(in.Files) > 0 || len(old.Files) > 0 {
-		out = diffMaps("file ", byPath(old.Files), byPath(in.Files), false)
-	}
+// that is not known yet counts as the same. files is what DiffFiles said.
+func (in *Inputs) Diff(old *Inputs, files []string) []string {
+	out := slices.Clone(files)
 	before, after := byName(old.Items), byName(in.Items)
 	if len(out) > 0 {
 		delete(before, FilesInput)
 		delete(after, FilesInput)
 	}
-	out = append(out, diffMaps("", before, after, true)...)
+	out = append(out, diffMaps(before, after)...)
 	if in.Below != "" && in.Below != old.Below {
 		out = append(out, "the tree below: changed")
 	}
 	return out
-}
-
-// FilesInput is the name of the item that stands for Inputs.Files.
-const FilesInput = "files"
-
-func byPath(files []File) map[string]string {
-	m := make(map[string]string, len(files))
-	for _, f := range files {
-		m[f.Path] = string(f.Digest)
-	}
-	return m
 }
 
 func byName(items []Input) map[string]string {
@@ -98,7 +86,7 @@ func byName(items []Input) map[string]string {
 }
 
 // diffMaps lists what is new, gone or different, by name.
-func diffMaps(prefix string, before, after map[string]string, values bool) []string {
+func diffMaps(before, after map[string]string) []string {
 	var names []string
 	for n, v := range after {
 		if old, ok := before[n]; !ok || old != v {
@@ -115,20 +103,20 @@ func diffMaps(prefix string, before, after map[string]string, values bool) []str
 	for i, n := range names {
 		old, was := before[n]
 		now, is := after[n]
-		out[i] = prefix + n + describe(old, now, was, is, values)
+		out[i] = n + describe(old, now, was, is)
 	}
 	return out
 }
 
-func describe(old, now string, was, is, values bool) string {
+func describe(old, now string, was, is bool) string {
 	switch {
-	case !was && values && short(now):
+	case !was && short(now):
 		return fmt.Sprintf(": new, %q", now)
 	case !was:
 		return ": new"
 	case !is:
 		return ": gone"
-	case values && short(old) && short(now):
+	case short(old) && short(now):
 		return fmt.Sprintf(": %q -> %q", old, now)
 	}
 	return ": changed"

@@ -78,6 +78,7 @@ func (c *Cache) Leftovers(gone func(Key) bool, all bool) ([]Leftover, error) {
 	if err != nil {
 		return nil, err
 	}
+	used := c.filesInUse(paths, gone)
 	var out []Leftover
 	for _, p := range paths {
 		kind := strings.TrimPrefix(filepath.Ext(p), ".")
@@ -85,11 +86,26 @@ func (c *Cache) Leftovers(gone func(Key) bool, all bool) ([]Leftover, error) {
 		case kind == recordKind:
 		case all:
 			out = append(out, Leftover{p, "the whole cache was asked for"})
-		case c.idle(p, kind, gone):
+		case kind == filesKind && !used[p], c.idle(p, kind, gone):
 			out = append(out, Leftover{p, "the step it tells of is not cached any more"})
 		}
 	}
 	return out, nil
+}
+
+// filesInUse tells of which entries with files the inputs of some record that stays speak.
+func (c *Cache) filesInUse(paths []string, gone func(Key) bool) map[string]bool {
+	used := map[string]bool{}
+	for _, p := range paths {
+		in := &Inputs{}
+		if filepath.Ext(p) != "."+inputsKind || c.idle(p, inputsKind, gone) || loadFile(p, in) != nil || gone(in.Key()) {
+			continue
+		}
+		if sum := in.Value(FilesInput); sum != "" {
+			used[c.path(filesKind, sum)] = true
+		}
+	}
+	return used
 }
 
 // idle reports whether an entry tells of a record that is not there.

@@ -17,7 +17,7 @@ import (
 // isArchive tells whether ADD unpacks the entry: a regular file of a source in which, whatever its name, a tar header
 // stands first, plain or compressed.
 func (l *Listing) isArchive(e *entry) (bool, error) {
-	if l.req.Extract == nil || e.node == nil || !e.node.IsRegular() || e.src.Packed {
+	if l.req.Extract == nil || e.inline() || !e.isRegular() || e.at.src.Packed {
 		return false, nil
 	}
 	f, err := e.open()
@@ -94,7 +94,7 @@ func (t *target) extract(ctx context.Context, e *entry) error {
 	}
 	defer f.Close()
 	if err := t.req.Extract(ctx, f, at); err != nil {
-		return fmt.Errorf("unpack %q to /%s: %w", e.path, at, err)
+		return fmt.Errorf("unpack %q to /%s: %w", e.path(), at, err)
 	}
-	return e.unchanged(int(f.Fd()))
+	return e.unchanged(int(f.Fd()), new(unix.Stat_t))
 }

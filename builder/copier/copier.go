@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"builder/overlay"
 )
@@ -70,9 +71,11 @@ type Source struct {
 	Exclude func(path string, isDir bool) (hidden, prune bool)
 	// WhyHidden words what hides a path: `excluded by "*.md" in .dockerignore`.
 	WhyHidden func(path string) string
-	// Sum remembers what regular files hold by their stat: it returns the sum that compute made of the same file
-	// before, or what compute makes now. Nil always computes.
-	Sum func(n *overlay.Node, path string, compute func() (Content, error)) (Content, error)
+	// Sum remembers what regular files hold by their stamps: it returns the sum that compute made of the file at path
+	// when its stamp was the same, or what compute makes now. A stamp changes with each write of the file, if only the
+	// file system's clock has moved since the one before: compute tells when that was. The path is good for the length
+	// of the call. Nil always computes.
+	Sum func(path []byte, stamp uint64, compute func() (sum Content, written time.Time, err error)) (Content, error)
 }
 
 // Content is the sha256 of a regular file's extended attributes and bytes.
@@ -90,27 +93,11 @@ type File struct {
 // Listing is what a Request selected: names and attributes, no contents. Digest and Copy of the same Listing speak of
 // the same files, or fail: a file that changed after it was listed is an error of either.
 type Listing struct {
-	req     Request
-	chmod   mode
-	matches []*entry // what the paths selected themselves, and the inline files
+	req      Request
+	chmod    mode
+	matches  []*entry // what the paths selected themselves, and the inline files
+	digested bool
 }
-
-// entry is one selected file.
-type entry struct {
-	name string        // in the directory it goes to
-	path string        // in its source, as messages and digests have it
-	src  *Source       // nil: an inline file
-	node *overlay.Node // nil: an inline file
-	data []byte        // content of an inline file
-	link string        // target of a symbolic link
-	kids []*entry      // of a directory, sorted by name
-	sum  *Content      // of a large regular file without attributes, when it was digested
-
-	hollow bool // a directory that is not selected itself: nothing without kids
-	way    bool // a directory that only leads to what Parents or Exclude selected: if the tree has it, it keeps its owner
-}
-
-func (e *entry) isDir() bool { return e.node != nil && e.node.IsDir() }
 
 // List selects the files of a request. The error of a source that is not there is a *NotFoundError.
 func List(ctx context.Context, req Request) (*Listing, error) {
@@ -129,7 +116,7 @@ func List(ctx context.Context, req Request) (*Listing, error) {
 		}
 	}
 	for _, f := range req.Inline {
-		l.matches = append(l.matches, &entry{name: base(f.Name), path: f.Name, data: f.Data})
+		l.matches = append(l.matches, newInline(f))
 	}
 	return l, nil
 }

@@ -131,7 +131,7 @@ func (p *plan) add(e *entry) error {
 		return fmt.Errorf("cannot copy to non-directory: %s", p.dest)
 	case e.isDir():
 		p.isDir = true
-		p.kids = append(p.kids, e.kids...)
+		p.kids = append(p.kids, e.kids()...)
 	case p.isDir:
 		p.kids = append(p.kids, e)
 	default:

@@ -1,85 +1,98 @@
 package copier
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
+	"iter"
 	"maps"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"builder/overlay"
 )
 
-// Sum is one selected file and the digest of all that the step reads of it: type, mode, owner, link target, device,
-// extended attributes and bytes, never its times. What the request overrides (Owner, an octal Chmod) is not part of it,
-// nor is the owner of a file whose source is not Owned. Of a directory that a path named itself only its contents are
-// copied, so its Sum covers nothing but its being a directory.
-type Sum struct {
-	Path   string // in its source; as named there, when a link was followed
-	Digest digest.Digest
+// Digest returns one digest for the selection, which covers the path of each file in its source (as named there, when a
+// link was followed) and all that the step reads of it: type, mode, owner, link target, device, extended attributes and
+// bytes, never its times. What the request overrides (Owner, an octal Chmod) is not part of it, nor is the owner of a
+// file whose source is not Owned. Of a directory that a path named itself only its contents are copied, so nothing counts
+// of it but its being a directory. The order of sources does not matter.
+func (l *Listing) Digest(ctx context.Context) (digest.Digest, error) {
+	files := l.sorted()
+	sums := &folder{files: files, early: map[int][]Content{}, hash: sha256.New()}
+	// Several goroutines: reading waits for the disk and hashing for the processor.
+	var next atomic.Int64
+	g, work := errgroup.WithContext(ctx)
+	for range workers() {
+		g.Go(func() error { return l.sumSome(work, sums, &next) })
+	}
+	if err := cmp.Or(g.Wait(), ctx.Err()); err != nil {
+		return "", err
+	}
+	l.digested = true
+	return sums.digest(), nil
 }
 
-// Digest returns one digest for the selection, which covers names and Sums, and the Sums sorted by path. The order of
-// sources does not matter to it.
-func (l *Listing) Digest(ctx context.Context) (digest.Digest, []Sum, error) {
-	files := make([]listed, 0, size(l.matches))
-	for _, e := range l.matches {
-		files = flatten(append(files, listed{e, e}), e, e)
-	}
-	sums := make([]Sum, len(files))
-	if err := l.sumAll(ctx, files, sums); err != nil {
-		return "", nil, err
-	}
-	if !slices.IsSortedFunc(sums, Sum.compare) { // one path alone is flattened in order
-		slices.SortFunc(sums, Sum.compare)
-	}
-	h := sha256.New()
-	buf := make([]byte, 0, 32<<10)
-	for _, s := range sums {
-		if buf = appendString(appendString(buf, s.Path), string(s.Digest)); len(buf) > cap(buf)/2 {
-			h.Write(buf)
-			buf = buf[:0]
+// Files yields the selected files in the order of their paths, each with a seal, the first 8 bytes of the digest of all
+// that Digest covers of it. Before Digest it yields nothing.
+func (l *Listing) Files() iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		if !l.digested {
+			return
+		}
+		for _, e := range l.sorted() {
+			if !yield(e.path(), e.seal) {
+				return
+			}
 		}
 	}
-	h.Write(buf)
-	return digest.NewDigest(digest.SHA256, h), sums, nil
 }
 
-func (s Sum) compare(other Sum) int {
-	if c := strings.Compare(s.Path, other.Path); c != 0 {
-		return c
+// sorted returns all entries in the order of their paths.
+func (l *Listing) sorted() []*entry {
+	files := make([]*entry, 0, size(l.matches))
+	tops := slices.Clone(l.matches)
+	slices.SortStableFunc(tops, comparePaths)
+	for _, e := range tops {
+		files = flatten(append(files, e), e)
 	}
-	return strings.Compare(string(s.Digest), string(other.Digest))
+	if len(tops) > 1 && !slices.IsSortedFunc(files, comparePaths) { // one path alone is flattened in order
+		slices.SortStableFunc(files, comparePaths)
+	}
+	return files
 }
 
-type listed struct {
-	*entry
-	top *entry // named by a path of the request; the entry itself or a directory above
+func comparePaths(a, b *entry) int {
+	var left, right [256]byte
+	return bytes.Compare(a.appendPath(left[:0]), b.appendPath(right[:0]))
 }
 
 // kept is the path below the directory that a path of the request named.
-func (f listed) kept() string {
-	if f.top == f.entry || f.top.path == "." {
-		return f.path
+func (e *entry) kept() string {
+	top, p := e.top(), e.path()
+	if top == e || top.path() == "." {
+		return p
 	}
-	return f.path[len(f.top.path)+1:]
+	return p[len(top.path())+1:]
 }
 
 func size(entries []*entry) int {
 	n := len(entries)
 	for _, e := range entries {
-		n += size(e.kids)
+		n += size(e.kids())
 	}
 	return n
 }
@@ -87,21 +100,21 @@ func size(entries []*entry) int {
 // flatten adds all that is below the directory e, in the order of paths. That is not the order of the tree: "a.go" comes
 // between "a" and "a/b". So the contents of a directory wait until its name with a slash would be next; those that wait
 // have names of which each begins with the one before.
-func flatten(files []listed, e, top *entry) []listed {
+func flatten(files []*entry, e *entry) []*entry {
 	var few [8]*entry
 	waiting := few[:0]
-	for _, kid := range e.kids {
+	for _, kid := range e.kids() {
 		for n := len(waiting) - 1; n >= 0 && slashBefore(waiting[n].name, kid.name); n-- {
-			files = flatten(files, waiting[n], top)
+			files = flatten(files, waiting[n])
 			waiting = waiting[:n]
 		}
-		files = append(files, listed{kid, top})
-		if len(kid.kids) > 0 {
+		files = append(files, kid)
+		if len(kid.kids()) > 0 {
 			waiting = append(waiting, kid)
 		}
 	}
 	for _, dir := range slices.Backward(waiting) {
-		files = flatten(files, dir, top)
+		files = flatten(files, dir)
 	}
 	return files
 }
@@ -116,91 +129,74 @@ const batch = 64
 
 func workers() int { return min(max(runtime.GOMAXPROCS(0), 2), 8) }
 
-// sumAll fills sums, file by file, from several goroutines: reading waits for the disk and hashing for the processor.
-func (l *Listing) sumAll(ctx context.Context, files []listed, sums []Sum) error {
-	g, work := errgroup.WithContext(ctx)
-	var next atomic.Int64
-	for range workers() {
-		g.Go(func() error { return l.sumSome(work, files, sums, &next) })
-	}
-	return cmp.Or(g.Wait(), ctx.Err())
-}
-
-// sumSome fills one batch after the other, beginning with the next that nobody took.
-func (l *Listing) sumSome(ctx context.Context, files []listed, sums []Sum, next *atomic.Int64) error {
+// sumSome digests one batch of files after the other, beginning with the next that nobody took.
+func (l *Listing) sumSome(ctx context.Context, sums *folder, next *atomic.Int64) error {
 	var from opener
 	defer from.close()
 	for ctx.Err() == nil {
-		start := int(next.Add(batch)) - batch
-		if start >= len(files) {
+		i := int(next.Add(1)) - 1
+		files := sums.batch(i)
+		if len(files) == 0 {
 			return nil
 		}
-		end := min(start+batch, len(files))
-		if err := l.sumBatch(files[start:end], sums[start:end], &from); err != nil {
+		found, err := l.sumBatch(files, &from)
+		if err != nil {
 			return err
 		}
+		sums.add(i, found)
 	}
 	return nil
 }
 
-// sumBatch digests some files. The digests are parts of one string.
-func (l *Listing) sumBatch(files []listed, sums []Sum, from *opener) error {
-	const prefix, length = "sha256:", len("sha256:") + 2*sha256.Size
-	var text strings.Builder
-	text.Grow(len(files) * length)
-	buf := make([]byte, 0, 256)
-	for _, f := range files {
+func (l *Listing) sumBatch(files []*entry, from *opener) ([]Content, error) {
+	sums := make([]Content, len(files))
+	buf := make([]byte, 0, 512)
+	for i, e := range files {
 		var err error
-		if buf, err = l.appendFile(buf[:0], f, from); err != nil {
-			return err
+		if buf, err = l.appendFile(buf[:0], e, from); err != nil {
+			return nil, err
 		}
-		sum := sha256.Sum256(buf)
-		text.WriteString(prefix)
-		text.Write(hex.AppendEncode(buf[:0], sum[:]))
+		sums[i] = sha256.Sum256(buf)
+		e.seal = binary.BigEndian.Uint64(sums[i][:])
 	}
-	all := text.String()
-	for i, f := range files {
-		sums[i] = Sum{f.path, digest.Digest(all[i*length : (i+1)*length])}
-	}
-	return nil
+	return sums, nil
 }
 
 // appendFile adds all that counts of one file. Fields that do not apply are left out; the type says which are there.
-func (l *Listing) appendFile(b []byte, f listed, from *opener) ([]byte, error) {
-	if f.node == nil {
-		return appendString(append(b, "inline"...), string(f.data)), nil
+func (l *Listing) appendFile(b []byte, e *entry, from *opener) ([]byte, error) {
+	if e.inline() {
+		return appendString(append(b, "inline"...), e.more.text), nil
 	}
-	st := &f.node.Stat
-	b = binary.LittleEndian.AppendUint32(b, st.Mode&unix.S_IFMT)
+	b = binary.LittleEndian.AppendUint32(b, e.mode&unix.S_IFMT)
 	if l.req.Parents { // the name that is kept; all else is named by its path
-		b = appendString(b, f.kept())
+		b = appendString(b, e.kept())
 	}
-	if f.top == f.entry && f.isDir() {
+	if e.isTop() && e.isDir() {
 		return b, nil
 	}
-	if !l.chmod.octal && !f.node.IsLink() {
-		b = binary.LittleEndian.AppendUint32(b, st.Mode&0o7777)
+	if !l.chmod.octal && !e.isLink() {
+		b = binary.LittleEndian.AppendUint32(b, e.mode&0o7777)
 	}
-	if f.src.Owned && l.req.Owner == nil {
-		b = binary.LittleEndian.AppendUint32(b, st.Uid)
-		b = binary.LittleEndian.AppendUint32(b, st.Gid)
+	if e.at.src.Owned && l.req.Owner == nil {
+		b = binary.LittleEndian.AppendUint32(b, e.owner.UID)
+		b = binary.LittleEndian.AppendUint32(b, e.owner.GID)
 	}
-	if f.node.IsRegular() {
-		content, err := f.remembered(from)
-		if st.Size >= lateFrom && err == nil && !mayHaveXattrs(f.node.Host()) {
-			sum := content
-			f.sum = &sum
+	if e.isRegular() {
+		content, err := e.remembered(from)
+		if e.large && err == nil && !mayHaveXattrs(e.host()) {
+			e.detail().sum = &content
 		}
 		return append(b, content[:]...), err
 	}
-	b, err := f.appendXattrs(b)
-	switch st.Mode & unix.S_IFMT {
+	xattrs, err := e.xattrs()
+	b = appendXattrs(b, xattrs)
+	switch e.mode & unix.S_IFMT {
 	case unix.S_IFLNK:
-		b = appendString(b, f.link)
+		b = appendString(b, e.more.text)
 	case unix.S_IFCHR, unix.S_IFBLK:
-		b = binary.LittleEndian.AppendUint64(b, st.Rdev)
+		b = binary.LittleEndian.AppendUint64(b, e.more.rdev)
 	case unix.S_IFDIR:
-		if f.way {
+		if e.way {
 			b = append(b, 1)
 		}
 	}
@@ -209,49 +205,64 @@ func (l *Listing) appendFile(b []byte, f listed, from *opener) ([]byte, error) {
 
 // remembered digests what nothing but the stat of a regular file can vouch for: attributes and bytes.
 func (e *entry) remembered(from *opener) (Content, error) {
-	if e.src.Sum == nil {
-		return e.content(from)
+	if e.at.src.Sum == nil {
+		sum, _, err := e.content(from)
+		return sum, err
 	}
-	return e.src.Sum(e.node, e.path, func() (Content, error) { return e.content(from) })
+	from.path = e.appendPath(from.path[:0])
+	return e.at.src.Sum(from.path, e.stamp, func() (Content, time.Time, error) { return e.content(from) })
 }
 
-func (e *entry) appendXattrs(b []byte) ([]byte, error) {
-	var xattrs map[string]string
-	if mayHaveXattrs(e.node.Host()) {
-		var err error
-		if xattrs, err = e.node.Xattrs(); err != nil {
-			return nil, fmt.Errorf("read attributes of %q: %w", e.path, cause(err))
-		}
+// xattrs reads the attributes that go where the file goes.
+func (e *entry) xattrs() (map[string]string, error) {
+	host := e.host()
+	if e.at.root == "" || !mayHaveXattrs(host) { // the empty tree has no root on the host
+		return nil, nil
+	}
+	xattrs, err := overlay.Xattrs(host)
+	if err != nil {
+		return nil, fmt.Errorf("read attributes of %q: %w", e.path(), cause(err))
 	}
 	maps.DeleteFunc(xattrs, func(name, _ string) bool { return !travels(name) })
+	return xattrs, nil
+}
+
+func appendXattrs(b []byte, xattrs map[string]string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(xattrs)))
+	if len(xattrs) == 0 {
+		return b
+	}
 	for _, name := range slices.Sorted(maps.Keys(xattrs)) {
 		b = appendString(appendString(b, name), xattrs[name])
 	}
-	return b, nil
+	return b
 }
 
-// content digests the attributes and bytes of a regular file.
-func (e *entry) content(from *opener) (sum Content, err error) {
-	fd, err := from.open(e)
+// content digests the attributes and bytes of a regular file. It also tells when the file was last written.
+func (e *entry) content(from *opener) (sum Content, written time.Time, err error) {
+	var st unix.Stat_t
+	fd, err := from.open(e, &st)
 	if err != nil {
-		return sum, err
+		return sum, written, err
 	}
 	defer unix.Close(fd)
-	xattrs, err := e.appendXattrs(nil)
-	if err != nil {
-		return sum, err
+	var xattrs map[string]string
+	if mayHaveXattrsFd(fd) {
+		if xattrs, err = e.xattrs(); err != nil {
+			return sum, written, err
+		}
 	}
-	h := sha256.New()
-	h.Write(xattrs)
-	if err = hashData(h, fd, e.node.Stat.Size); err == nil {
-		err = e.unchanged(fd)
+	h := from.hash()
+	from.attrs = appendXattrs(from.attrs[:0], xattrs)
+	h.Write(from.attrs)
+	if err = hashData(h, fd, st.Size); err == nil {
+		err = e.unchanged(fd, &st)
 	}
 	if err != nil {
-		return sum, fmt.Errorf("read %q: %w", e.path, err)
+		return sum, written, fmt.Errorf("read %q: %w", e.path(), err)
 	}
 	h.Sum(sum[:0])
-	return sum, nil
+	return sum, time.Unix(0, max(st.Mtim.Nano(), st.Ctim.Nano())), nil
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
@@ -276,6 +287,6 @@ func hashData(h hash.Hash, fd int, size int64) error {
 	return nil
 }
 
-func appendString(b []byte, s string) []byte {
+func appendString[S string | []byte](b []byte, s S) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }

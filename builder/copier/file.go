@@ -15,17 +15,17 @@ import (
 func (w *writer) file(from *opener, d *dir, e *entry, late bool) error {
 	var err error
 	switch {
-	case e.node == nil:
+	case e.inline():
 		err = w.inline(d, e)
-	case e.node.IsRegular():
+	case e.isRegular():
 		err = w.regular(from, d, e, late)
-	case e.node.IsLink():
+	case e.isLink():
 		err = w.symlink(d, e)
 	default:
 		err = w.special(d, e)
 	}
 	if err != nil {
-		return fmt.Errorf("copy %q to /%s: %w", e.path, join(d.path, e.name), cause(err))
+		return fmt.Errorf("copy %q to /%s: %w", e.path(), join(d.path, e.name), cause(err))
 	}
 	return nil
 }
@@ -58,14 +58,15 @@ func (w *writer) inline(d *dir, e *entry) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := overlay.WriteAt(fd, e.data, 0); err != nil {
+	if err := overlay.WriteAt(fd, []byte(e.more.text), 0); err != nil {
 		return err
 	}
 	return w.attributes(fd, e)
 }
 
 func (w *writer) regular(from *opener, d *dir, e *entry, late bool) error {
-	src, err := from.open(e)
+	var st unix.Stat_t
+	src, err := from.open(e, &st)
 	if err != nil {
 		return err
 	}
@@ -76,14 +77,14 @@ func (w *writer) regular(from *opener, d *dir, e *entry, late bool) error {
 	}
 	defer unix.Close(dst)
 	if late {
-		err = w.leave(dst, src, join(d.path, e.name), e)
+		err = w.leave(dst, src, join(d.path, e.name), e, st.Size)
 	} else {
-		err = copyData(dst, src, &e.node.Stat)
+		err = copyData(dst, src, &st)
 	}
 	if err != nil {
 		return err
 	}
-	if err := e.unchanged(src); err != nil {
+	if err := e.unchanged(src, &st); err != nil {
 		return err
 	}
 	if err := w.attributes(dst, e); err != nil {
@@ -92,11 +93,11 @@ func (w *writer) regular(from *opener, d *dir, e *entry, late bool) error {
 	if err := copyXattrs(dst, src); err != nil {
 		return err
 	}
-	return setTime(dst, &e.node.Stat)
+	return setTime(dst, st.Mtim)
 }
 
 func (w *writer) symlink(d *dir, e *entry) error {
-	if err := claim(d, e.name, func() error { return unix.Symlinkat(e.link, d.fd, e.name) }); err != nil {
+	if err := claim(d, e.name, func() error { return unix.Symlinkat(e.more.text, d.fd, e.name) }); err != nil {
 		return err
 	}
 	return w.named(d, e)
@@ -104,11 +105,11 @@ func (w *writer) symlink(d *dir, e *entry) error {
 
 // special makes a FIFO or a device. A character device 0:0 means an absent file to overlayfs and is refused.
 func (w *writer) special(d *dir, e *entry) error {
-	st := &e.node.Stat
-	if st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 {
+	kind := e.mode & unix.S_IFMT
+	if kind == unix.S_IFCHR && e.more.rdev == 0 {
 		return errors.New("a character device 0:0 cannot be stored")
 	}
-	make := func() error { return d.file(e.name).Mknod(st.Mode&unix.S_IFMT|0o600, st.Rdev) }
+	make := func() error { return d.file(e.name).Mknod(kind|0o600, e.more.rdev) }
 	if err := claim(d, e.name, make); err != nil {
 		return fmt.Errorf("make device: %w", err)
 	}
@@ -131,7 +132,7 @@ func (d *dir) file(name string) overlay.Place {
 
 // named sets the metadata of a file in d that is not opened: a link, a FIFO, a device.
 func (w *writer) named(d *dir, e *entry) error {
-	o := w.ownerOr(e.owner())
+	o := w.ownerOr(e.keptOwner())
 	if err := o.explain(d.file(e.name).Chown(o.UID, o.GID)); err != nil {
 		return err
 	}
@@ -140,15 +141,15 @@ func (w *writer) named(d *dir, e *entry) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if !e.node.IsLink() {
+	if !e.isLink() {
 		if err := unix.Chmod(procPath(fd), w.bits(e)); err != nil {
 			return fmt.Errorf("chmod: %w", err)
 		}
 	}
-	if err := keepXattrs(fd, e.node); err != nil {
+	if err := keepXattrs(fd, e.xattrs); err != nil {
 		return err
 	}
-	return utimens(d.fd, e.name, &e.node.Stat, unix.AT_SYMLINK_NOFOLLOW)
+	return utimens(d.fd, e.name, e.more.mtime, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // procPath names an open file for the system calls that take no descriptor opened with O_PATH.

@@ -76,7 +76,7 @@ func exchanged(t *testing.T, req Request) bool {
 	if err != nil {
 		return false
 	}
-	if _, _, err := l.Digest(context.Background()); err != nil {
+	if _, err := l.Digest(context.Background()); err != nil {
 		return false
 	}
 	upper, err := os.MkdirTemp(t.TempDir(), "")
@@ -129,7 +129,7 @@ func TestFifoDoesNotHang(t *testing.T) {
 	req := Request{Sources: from(src, "d", "d/fifo"), Dest: "/x/", Extract: noExtract}
 	l, err := List(t.Context(), req)
 	check(t, err)
-	_, _, err = l.Digest(t.Context())
+	_, err = l.Digest(t.Context())
 	check(t, err)
 	_, err = run(t, req)
 	check(t, err)
@@ -150,7 +150,7 @@ func TestFilesThatChange(t *testing.T) {
 			l, err := List(t.Context(), Request{Sources: from(src, "."), Dest: "/"})
 			check(t, err)
 			shell(t, src, script)
-			if _, _, err := l.Digest(t.Context()); err == nil || !strings.Contains(err.Error(), `"d/f"`) {
+			if _, err := l.Digest(t.Context()); err == nil || !strings.Contains(err.Error(), `"d/f"`) {
 				t.Errorf("digest: %v", err)
 			}
 			if err := l.Copy(t.Context(), tree(t), nil); err == nil || !strings.Contains(err.Error(), `"d/f"`) {
@@ -182,7 +182,7 @@ func TestUnreadable(t *testing.T) {
 	src := os.Getenv("COPIER_UNREADABLE")
 	l, err := List(t.Context(), Request{Sources: from(src, "d")})
 	check(t, err)
-	if _, _, err = l.Digest(t.Context()); err == nil || err.Error() != `read "d/secret": permission denied` {
+	if _, err = l.Digest(t.Context()); err == nil || err.Error() != `read "d/secret": permission denied` {
 		t.Errorf("got %v", err)
 	}
 	if _, err = List(t.Context(), Request{Sources: from(src, "e")}); err == nil || !strings.Contains(err.Error(), `read directory "e/closed": permission denied`) {
@@ -196,7 +196,7 @@ func TestCancel(t *testing.T) {
 	check(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := l.Digest(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := l.Digest(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("digest: %v", err)
 	}
 	if err := l.Copy(ctx, tree(t), nil); !errors.Is(err, context.Canceled) {

@@ -48,19 +48,15 @@ func (l *Listing) CopyLate(ctx context.Context, upper string, lower overlay.Stac
 // file that would replace another may turn out to be no change at all, and the kernel takes attributes and set-id bits
 // away from a file that is written.
 func (w *writer) comesLate(e *entry, old *overlay.Node) bool {
-	if w.late == nil || old != nil || e.sum == nil || w.bits(e)&0o6000 != 0 {
-		return false
-	}
-	st := &e.node.Stat
-	return st.Blocks*512 >= st.Size // holes are kept by copying
+	return w.late != nil && old == nil && e.more != nil && e.more.sum != nil && w.bits(e)&0o6000 == 0
 }
 
 // leave makes the file of an entry without its data, unless the file system lends it that of its source.
-func (w *writer) leave(dst, src int, path string, e *entry) error {
+func (w *writer) leave(dst, src int, path string, e *entry, size int64) error {
 	if unix.IoctlFileClone(dst, src) == nil {
 		return nil
 	}
-	if err := unix.Ftruncate(dst, e.node.Stat.Size); err != nil {
+	if err := unix.Ftruncate(dst, size); err != nil {
 		return err
 	}
 	w.late.mu.Lock()
@@ -88,17 +84,18 @@ func (l *Late) Open(path string) (r io.ReadCloser, sum *Content, err error) {
 	}
 	var from opener
 	defer from.close()
-	src, err := from.open(e)
+	f := &filling{ctx: l.ctx, e: e}
+	f.src, err = from.open(e, &f.st)
 	if err != nil {
 		return nil, nil, err
 	}
 	how := unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	dst, err := unix.Openat2(l.root, path, &how)
+	f.dst, err = unix.Openat2(l.root, path, &how)
 	if err != nil {
-		unix.Close(src)
+		unix.Close(f.src)
 		return nil, nil, fmt.Errorf("write /%s: %w", path, err)
 	}
-	return &filling{ctx: l.ctx, e: e, src: src, dst: dst}, e.sum, nil
+	return f, e.more.sum, nil
 }
 
 // Close lets go of upper.
@@ -108,6 +105,7 @@ func (l *Late) Close() error { return unix.Close(l.root) }
 type filling struct {
 	ctx      context.Context
 	e        *entry
+	st       unix.Stat_t // of the source
 	src, dst int
 	at       int64
 }
@@ -117,7 +115,7 @@ func (f *filling) Read(p []byte) (int, error) {
 	if err := f.ctx.Err(); err != nil {
 		return 0, err
 	}
-	left := f.e.node.Stat.Size - f.at
+	left := f.st.Size - f.at
 	if left == 0 {
 		return 0, f.finish()
 	}
@@ -132,19 +130,19 @@ func (f *filling) Read(p []byte) (int, error) {
 		err = overlay.WriteAt(f.dst, p[:n], f.at)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("copy %q: %w", f.e.path, err)
+		return 0, fmt.Errorf("copy %q: %w", f.e.path(), err)
 	}
 	f.at += int64(n)
 	return n, nil
 }
 
 func (f *filling) finish() error {
-	err := f.e.unchanged(f.src)
+	err := f.e.unchanged(f.src, &f.st)
 	if err == nil {
-		err = setTime(f.dst, &f.e.node.Stat)
+		err = setTime(f.dst, f.st.Mtim)
 	}
 	if err != nil {
-		return fmt.Errorf("copy %q: %w", f.e.path, err)
+		return fmt.Errorf("copy %q: %w", f.e.path(), err)
 	}
 	return io.EOF
 }

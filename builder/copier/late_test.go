@@ -25,7 +25,7 @@ func copyLate(t *testing.T, req Request, lower ...string) (string, *Late) {
 	t.Helper()
 	l, err := List(t.Context(), req)
 	check(t, err)
-	_, _, err = l.Digest(t.Context())
+	_, err = l.Digest(t.Context())
 	check(t, err)
 	upper := t.TempDir()
 	late, err := l.CopyLate(t.Context(), upper, overlay.Stack(lower))

@@ -30,12 +30,14 @@ func foldTwo(first, second *entry, dest string) (*entry, error) {
 	if err := mayReplace(first.isDir(), second.isDir(), dest); err != nil || !second.isDir() {
 		return second, err
 	}
-	kids, err := fold(slices.Concat(first.kids, second.kids), dest)
+	kids, err := fold(slices.Concat(first.kids(), second.kids()), dest)
 	if err != nil {
 		return nil, err
 	}
 	merged := *second
-	merged.kids = kids
+	more := *second.more
+	more.kids = kids
+	merged.more = &more
 	merged.way = first.way && second.way
 	return &merged, nil
 }

@@ -27,7 +27,7 @@ func (s *selector) findParents(pattern string) ([]*entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if literal && len(e.kids) == 0 && keep != "." {
+		if literal && len(e.kids()) == 0 && keep != "." {
 			return nil, s.missingKept(pattern, p, keep)
 		}
 		if e.isDir() {
@@ -39,15 +39,18 @@ func (s *selector) findParents(pattern string) ([]*entry, error) {
 
 // kept describes a directory and what the path keep selects below it.
 func (s *selector) kept(p place, keep string) (*entry, error) {
-	e := &entry{name: base(p.path), path: p.path, src: s.src, node: p.node}
-	if keep == "." || !e.isDir() {
+	if keep == "." || !p.node.IsDir() {
 		return s.all(p)
+	}
+	e, err := newTop(s.src, p)
+	if err != nil {
+		return nil, err
 	}
 	ps, err := newPatterns([]string{quote(keep)})
 	if err != nil {
 		return nil, err
 	}
-	return e, s.walk(ps, func(w *walk) error { return w.follow(e, p.at, strings.Split(keep, "/")) }, e)
+	return e, s.walk(ps, func(w *walk) error { return w.follow(e, p.node, strings.Split(keep, "/")) }, e)
 }
 
 // quote saves a path from being read as an exception or trimmed of blanks, as a pattern would be.
@@ -63,32 +66,34 @@ func quote(keep string) string {
 
 // follow goes down the first components of a path, those that are plain names, and fills in what the others select. It
 // stops where there is nothing.
-func (w *walk) follow(e *entry, at string, parts []string) error {
+func (w *walk) follow(e *entry, node *overlay.Node, parts []string) error {
 	in := scope{path: "."}
 	for len(parts) > 0 && !strings.ContainsAny(parts[0], `*?[\`) {
 		if !e.isDir() {
 			return nil
 		}
-		node, err := child(e.node, parts[0])
+		next, err := child(node, parts[0])
 		if err != nil {
-			return fmt.Errorf("look up %q: %w", join(e.path, parts[0]), err)
+			return fmt.Errorf("look up %q: %w", join(e.path(), parts[0]), err)
 		}
-		if node == nil {
+		if next == nil {
 			return nil
 		}
-		kid := &entry{name: node.Name, path: join(e.path, node.Name), src: w.src, node: node}
-		at = join(at, node.Name)
-		below, ok := w.judge(kid, at, in)
+		kid := newEntry(next, &where{src: w.src, root: next.Root(), in: e})
+		below, ok := w.judge(&kid, in)
 		if !ok {
 			return nil
 		}
-		e.kids = []*entry{kid}
-		e, in, parts = kid, below, parts[1:]
+		if kid.isDir() {
+			kid.setPath()
+		}
+		e.more.kids = []*entry{&kid}
+		e, node, in, parts = &kid, next, below, parts[1:]
 	}
 	if !e.isDir() {
-		return e.readLink()
+		return e.readLink(node)
 	}
-	return w.fill(e, at, in)
+	return w.fill(e, node, in)
 }
 
 // missingKept explains why a path without wildcards selects nothing below a directory.

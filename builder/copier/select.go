@@ -48,7 +48,7 @@ func (s *selector) find(pattern string) ([]*entry, error) {
 		switch {
 		case err != nil:
 			return nil, err
-		case len(e.kids) > 0 || !p.hidden:
+		case len(e.kids()) > 0 || !p.hidden:
 			found = append(found, e)
 		case plain:
 			return nil, s.missing(pattern, p.path, nil)

@@ -1,10 +1,11 @@
 package copier
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"os"
-	"path"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,16 +13,28 @@ import (
 // opener opens files of sources, one after the other. It keeps the directory of the last one, in which the next mostly
 // is. It is for one goroutine; the zero value is ready.
 type opener struct {
-	dir string // on the host
-	fd  int
+	at *where // nil: none
+	fd int    // on the host
+
+	path, attrs []byte // of the file at hand
+	sum         hash.Hash
 }
 
-// open opens a regular file for reading and makes sure that it is the one that was listed. No link is followed, in
-// whatever component it was put meanwhile.
-func (o *opener) open(e *entry) (fd int, err error) {
-	fd, err = o.openAt(e.node.Host())
+// hash returns an empty sha256, the same each time.
+func (o *opener) hash() hash.Hash {
+	if o.sum == nil {
+		o.sum = sha256.New()
+	}
+	o.sum.Reset()
+	return o.sum
+}
+
+// open opens a regular file for reading, fills in its attributes and makes sure that it is the one that was listed. No
+// link is followed, in whatever component it was put meanwhile.
+func (o *opener) open(e *entry, st *unix.Stat_t) (fd int, err error) {
+	fd, err = o.openAt(e)
 	if err == nil {
-		if err = e.unchanged(fd); err == nil {
+		if err = e.unchanged(fd, st); err == nil {
 			return fd, nil
 		}
 		unix.Close(fd)
@@ -32,18 +45,20 @@ func (o *opener) open(e *entry) (fd int, err error) {
 	case errors.Is(err, unix.ENXIO): // a socket or a FIFO took its place
 		err = errChanged
 	}
-	return -1, fmt.Errorf("read %q: %w", e.path, err)
+	return -1, fmt.Errorf("read %q: %w", e.path(), err)
 }
 
-func (o *opener) openAt(host string) (fd int, err error) {
-	dir, name := path.Split(host)
-	if o.dir != dir {
+func (o *opener) openAt(e *entry) (fd int, err error) {
+	name := e.name
+	if o.at != e.at || e.isTop() {
+		var dir string
+		dir, name = e.hostDir()
 		o.close()
 		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
 		if o.fd, err = unix.Openat2(unix.AT_FDCWD, dir, &how); err != nil {
 			return -1, err
 		}
-		o.dir = dir
+		o.at = e.at
 	}
 	for {
 		fd, err = unix.Openat(o.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
@@ -55,9 +70,9 @@ func (o *opener) openAt(host string) (fd int, err error) {
 
 // close lets go of the directory.
 func (o *opener) close() {
-	if o.dir != "" {
+	if o.at != nil {
 		unix.Close(o.fd)
-		o.dir = ""
+		o.at = nil
 	}
 }
 
@@ -65,21 +80,20 @@ func (o *opener) close() {
 func (e *entry) open() (*os.File, error) {
 	var o opener
 	defer o.close()
-	fd, err := o.open(e)
+	fd, err := o.open(e, new(unix.Stat_t))
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), e.path), nil
+	return os.NewFile(uintptr(fd), e.path()), nil
 }
 
-// unchanged tells whether an open file is still what was listed: the same inode, not written since.
-func (e *entry) unchanged(fd int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+// unchanged tells whether an open file is still what was listed: the same inode, not written since. It fills in its
+// attributes.
+func (e *entry) unchanged(fd int, st *unix.Stat_t) error {
+	if err := unix.Fstat(fd, st); err != nil {
 		return err
 	}
-	was := &e.node.Stat
-	if st.Ino != was.Ino || st.Dev != was.Dev || st.Size != was.Size || st.Mtim != was.Mtim || st.Ctim != was.Ctim {
+	if stampOf(st) != e.stamp {
 		return errChanged
 	}
 	return nil

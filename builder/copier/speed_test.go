@@ -2,6 +2,7 @@ package copier
 
 import (
 	"fmt"
+	"maps"
 	"math/rand"
 	"os"
 	"path/filepath"
@@ -18,25 +19,27 @@ import (
 func TestDigestOrder(t *testing.T) {
 	for seed := range int64(200) {
 		r := rand.New(rand.NewSource(seed))
-		l := &Listing{matches: []*entry{thicket(r, "a", "a", 4)}}
-		var got []string
-		for _, e := range l.matches {
-			for _, f := range flatten([]listed{{e, e}}, e, e) {
-				got = append(got, f.path)
-			}
+		top := &entry{name: "a", at: &where{}, mode: unix.S_IFDIR, more: &detail{path: "a", rel: "a"}}
+		thicket(r, top, 4)
+		files := flatten([]*entry{top}, top)
+		if !slices.IsSortedFunc(files, comparePaths) {
+			t.Fatalf("seed %d: not in the order of paths: %q", seed, pathsOf(files))
 		}
-		if !slices.IsSorted(got) {
-			t.Fatalf("seed %d: not in the order of paths: %q", seed, got)
-		}
-		if len(got) != size(l.matches) {
-			t.Fatalf("seed %d: %d of %d entries", seed, len(got), size(l.matches))
+		if all := size([]*entry{top}); len(files) != all {
+			t.Fatalf("seed %d: %d of %d entries", seed, len(files), all)
 		}
 	}
 }
 
-// thicket makes entries whose names begin with each other.
-func thicket(r *rand.Rand, name, path string, depth int) *entry {
-	e := &entry{name: name, path: path}
+func pathsOf(files []*entry) (paths []string) {
+	for _, e := range files {
+		paths = append(paths, e.path())
+	}
+	return paths
+}
+
+// thicket fills a directory with directories whose names begin with each other.
+func thicket(r *rand.Rand, in *entry, depth int) {
 	names := map[string]bool{}
 	for range r.Intn(12) * min(depth, 1) {
 		var b strings.Builder
@@ -45,11 +48,12 @@ func thicket(r *rand.Rand, name, path string, depth int) *entry {
 		}
 		names[b.String()] = true
 	}
-	for n := range names {
-		e.kids = append(e.kids, thicket(r, n, path+"/"+n, depth-1))
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		kid := &entry{name: name, at: &where{in: in}, mode: unix.S_IFDIR, more: &detail{}}
+		kid.setPath()
+		in.more.kids = append(in.more.kids, kid)
+		thicket(r, kid, depth-1)
 	}
-	slices.SortFunc(e.kids, func(a, b *entry) int { return strings.Compare(a.name, b.name) })
-	return e
 }
 
 // TestListTwice lists a tree with many directories again and again: whichever goroutine is first, the result is one.
@@ -71,10 +75,7 @@ func TestListTwice(t *testing.T) {
 			check(t, err)
 			var paths []string
 			for _, e := range l.matches {
-				paths = append(paths, e.path)
-				for _, f := range flatten(nil, e, e) {
-					paths = append(paths, f.path)
-				}
+				paths = append(paths, pathsOf(flatten([]*entry{e}, e))...)
 			}
 			if first == nil {
 				first = paths

@@ -2,7 +2,8 @@ package copier
 
 import (
 	"fmt"
-	"strings"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/moby/patternmatcher"
@@ -30,11 +31,11 @@ type scope struct {
 
 // all describes a place and everything below it.
 func (s *selector) all(p place) (*entry, error) {
-	e, err := s.entry(p)
+	e, err := newTop(s.src, p)
 	if err != nil || !e.isDir() {
 		return e, err
 	}
-	return e, s.walk(nil, func(w *walk) error { return w.fill(e, p.at, scope{path: ".", kept: true}) }, e)
+	return e, s.walk(nil, func(w *walk) error { return w.fill(e, p.node, scope{path: ".", kept: true}) }, e)
 }
 
 // walk runs fill, waits for what it started, and drops the directories of top that turned out to be empty passages.
@@ -56,111 +57,104 @@ func (s *selector) walk(keep *patterns, fill func(*walk) error, top *entry) erro
 
 // prune drops directories that are not selected themselves and have nothing below them that is.
 func prune(e *entry) {
-	kids := e.kids[:0]
-	for _, kid := range e.kids {
-		if kid.isDir() {
-			prune(kid)
-		}
-		if !kid.hollow || len(kid.kids) > 0 {
+	if !e.isDir() {
+		return
+	}
+	kids := e.more.kids[:0]
+	for _, kid := range e.more.kids {
+		prune(kid)
+		if !kid.hollow || len(kid.kids()) > 0 {
 			kids = append(kids, kid)
 		}
 	}
-	e.kids = kids
+	e.more.kids = kids
 }
 
-// entry describes the file at a place, without what is below it.
-func (s *selector) entry(p place) (*entry, error) {
-	e := &entry{name: base(p.path), path: p.path, src: s.src, node: p.node}
-	return e, e.readLink()
+// room is what reading one directory needs for its length.
+type room struct {
+	kids []entry
+	dirs []branch
 }
 
-func (e *entry) readLink() error {
-	if !e.node.IsLink() {
-		return nil
-	}
-	target, err := e.node.Readlink()
-	if err != nil {
-		return fmt.Errorf("read link %q: %w", e.path, cause(err))
-	}
-	e.link = target
-	return nil
+// branch is a directory among the kids that is to be read.
+type branch struct {
+	kid   int
+	node  overlay.Node
+	below scope
 }
 
-// fill describes what is selected in the directory e, which lies at the path at when links are resolved.
-func (w *walk) fill(e *entry, at string, in scope) error {
-	nodes, err := w.children(e.node, e.path)
-	if err != nil {
+var rooms = sync.Pool{New: func() any { return new(room) }}
+
+// fill describes what is selected in the directory e, which is that of the node.
+func (w *walk) fill(e *entry, node *overlay.Node, in scope) error {
+	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	slab := make([]entry, len(nodes))
-	shareNames(slab, e.path, nodes)
-	e.kids = make([]*entry, 0, len(nodes))
-	for i, node := range nodes {
-		kid := &slab[i]
-		kid.name, kid.src, kid.node = node.Name, w.src, node
-		real := kid.path
-		if at != e.path {
-			real = join(at, node.Name)
+	r := rooms.Get().(*room)
+	at := &where{src: w.src, in: e}
+	err := node.Each(func(n *overlay.Node) error {
+		if root := n.Root(); at.root != root {
+			at = &where{src: w.src, in: e, root: root}
 		}
-		below, ok := w.judge(kid, real, in)
-		if !ok {
+		return w.add(r, n, at, in)
+	})
+	kids, dirs := slices.Clone(r.kids), slices.Clone(r.dirs)
+	clear(r.kids)
+	clear(r.dirs)
+	r.kids, r.dirs = r.kids[:0], r.dirs[:0]
+	rooms.Put(r)
+	if err != nil {
+		return fmt.Errorf("read directory %q: %w", e.path(), cause(err))
+	}
+	e.more.kids = make([]*entry, len(kids))
+	for i := range kids {
+		e.more.kids[i] = &kids[i]
+	}
+	return w.descend(kids, dirs)
+}
+
+// add puts a file into the room if it is selected.
+func (w *walk) add(r *room, n *overlay.Node, at *where, in scope) error {
+	kid := newEntry(n, at)
+	below, ok := w.judge(&kid, in)
+	if !ok {
+		return nil
+	}
+	if n.IsDir() {
+		kid.setPath()
+		r.dirs = append(r.dirs, branch{len(r.kids), *n, below})
+	}
+	r.kids = append(r.kids, kid)
+	return kid.readLink(n)
+}
+
+// descend reads the directories among the kids of one.
+func (w *walk) descend(kids []entry, dirs []branch) error {
+	for i := range dirs {
+		d := &dirs[i]
+		fill := func() error { return w.fill(&kids[d.kid], &d.node, d.below) }
+		if w.group.TryGo(fill) {
 			continue
 		}
-		if err := w.descend(kid, real, below); err != nil {
+		if err := fill(); err != nil {
 			return err
 		}
-		e.kids = append(e.kids, kid)
 	}
 	return nil
 }
 
-// descend completes an entry that is selected.
-func (w *walk) descend(e *entry, at string, below scope) error {
-	if !e.isDir() {
-		return e.readLink()
-	}
-	if w.group.TryGo(func() error { return w.fill(e, at, below) }) {
-		return nil
-	}
-	return w.fill(e, at, below)
-}
-
-// shareNames gives the entries the paths of their nodes in dir. All are parts of one string.
-func shareNames(kids []entry, dir string, nodes []*overlay.Node) {
-	if dir == "." {
-		for i, n := range nodes {
-			kids[i].path = n.Name
-		}
-		return
-	}
-	size := 0
-	for _, n := range nodes {
-		size += len(dir) + 1 + len(n.Name)
-	}
-	var b strings.Builder
-	b.Grow(size)
-	for _, n := range nodes {
-		b.WriteString(dir)
-		b.WriteByte('/')
-		b.WriteString(n.Name)
-	}
-	rest := b.String()
-	for i, n := range nodes {
-		end := len(dir) + 1 + len(n.Name)
-		kids[i].path, rest = rest[:end], rest[end:]
-	}
-}
-
-// judge tells whether a file of the directory in is selected, or is a directory that may lead to something that is. at
-// is its path without links.
-func (w *walk) judge(e *entry, at string, in scope) (below scope, ok bool) {
-	if e.node.Stat.Mode&unix.S_IFMT == unix.S_IFSOCK {
+// judge tells whether a file of the directory in is selected, or is a directory that may lead to something that is.
+func (w *walk) judge(e *entry, in scope) (below scope, ok bool) {
+	if e.mode&unix.S_IFMT == unix.S_IFSOCK {
 		return below, false // a socket is its listener's, not a file's
 	}
-	isDir := e.isDir()
-	hidden, prune := w.exclude(at, isDir)
-	if hidden && (prune || !isDir) {
-		return below, false
+	hidden := false
+	if w.src.Exclude != nil {
+		var prune bool
+		hidden, prune = w.exclude(join(e.at.in.more.rel, e.name), e.isDir())
+		if hidden && (prune || !e.isDir()) {
+			return below, false
+		}
 	}
 	below, ok, lead := w.match(e, in)
 	e.way, e.hollow = lead, lead || hidden

@@ -92,16 +92,16 @@ func (e *entry) gather(names map[inode][]*entry) {
 	if id, linked := e.inode(); linked {
 		names[id] = append(names[id], e)
 	}
-	for _, kid := range e.kids {
+	for _, kid := range e.kids() {
 		kid.gather(names)
 	}
 }
 
 func (e *entry) inode() (id inode, linked bool) {
-	if e.node == nil || !e.node.IsRegular() || e.node.Stat.Nlink < 2 {
+	if e.more == nil {
 		return id, false
 	}
-	return inode{e.node.Stat.Dev, e.node.Stat.Ino}, true
+	return e.more.id, e.more.id != inode{}
 }
 
 // work writes files until there are no more. After an error it only lets go of the directories.
@@ -190,19 +190,19 @@ func (w *writer) directory(d *dir, e *entry, old *overlay.Node) error {
 		return fmt.Errorf("make directory /%s: %w", join(d.path, e.name), err)
 	}
 	if made && old != nil {
-		err = keepXattrs(fd, old)
+		err = keepXattrs(fd, old.Xattrs)
 	}
 	if err != nil {
 		unix.Close(fd)
 		return fmt.Errorf("copy up /%s: %w", join(d.path, e.name), err)
 	}
-	w.fill(&dir{w: w, fd: fd, path: join(d.path, e.name), e: e, tree: old}, e.kids)
+	w.fill(&dir{w: w, fd: fd, path: join(d.path, e.name), e: e, tree: old}, e.kids())
 	return nil
 }
 
-// keepXattrs gives a directory that is new in upper the attributes that the tree had for it.
-func keepXattrs(fd int, old *overlay.Node) error {
-	xattrs, err := old.Xattrs()
+// keepXattrs gives an open file the attributes that read finds.
+func keepXattrs(fd int, read func() (map[string]string, error)) error {
+	xattrs, err := read()
 	if err != nil {
 		return cause(err)
 	}
@@ -228,19 +228,17 @@ func (d *dir) finish() error {
 	case d.e == nil && d.like == nil:
 		return nil
 	case d.e == nil:
-		return setTime(d.fd, &d.like.node.Stat)
+		return setTime(d.fd, d.like.more.mtime)
 	case d.e.way && d.tree != nil:
 		return d.passed()
 	}
 	if err := d.w.attributes(d.fd, d.e); err != nil {
 		return err
 	}
-	if mayHaveXattrs(d.e.node.Host()) {
-		if err := keepXattrs(d.fd, d.e.node); err != nil {
-			return err
-		}
+	if err := keepXattrs(d.fd, d.e.xattrs); err != nil {
+		return err
 	}
-	return setTime(d.fd, &d.e.node.Stat)
+	return setTime(d.fd, d.e.more.mtime)
 }
 
 // passed sets the metadata of a directory that the tree had and the copy only went through: of its source it gets the
@@ -263,7 +261,7 @@ func (w *writer) attributes(fd int, e *entry) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	o, bits := w.ownerOr(e.owner()), w.bits(e)
+	o, bits := w.ownerOr(e.keptOwner()), w.bits(e)
 	given := o != Owner{st.Uid, st.Gid} || overlay.UserXattr() // where the kernel need not know the owner
 	if given {
 		if err := o.explain(overlay.Chown(fd, o.UID, o.GID)); err != nil {
@@ -278,28 +276,23 @@ func (w *writer) attributes(fd int, e *entry) error {
 	return nil
 }
 
-// owner returns who owns the file when the request says nothing.
-func (e *entry) owner() Owner {
-	if e.node == nil || !e.src.Owned {
+// keptOwner returns who owns the copy when the request says nothing.
+func (e *entry) keptOwner() Owner {
+	if e.inline() || !e.at.src.Owned {
 		return Owner{}
 	}
-	return Owner{e.node.Stat.Uid, e.node.Stat.Gid}
+	return e.owner
 }
 
-func (w *writer) bits(e *entry) uint32 {
-	if e.node == nil {
-		return w.chmod.apply(unix.S_IFREG | 0o644)
-	}
-	return w.chmod.apply(e.node.Stat.Mode)
-}
+func (w *writer) bits(e *entry) uint32 { return w.chmod.apply(e.mode) }
 
 // setTime sets the modification time of an open file and leaves the other.
-func setTime(fd int, st *unix.Stat_t) error {
-	return utimens(fd, "", st, unix.AT_EMPTY_PATH)
+func setTime(fd int, mtime unix.Timespec) error {
+	return utimens(fd, "", mtime, unix.AT_EMPTY_PATH)
 }
 
-func utimens(fd int, name string, st *unix.Stat_t, flags int) error {
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}
+func utimens(fd int, name string, mtime unix.Timespec, flags int) error {
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
 	if err := unix.UtimesNanoAt(fd, name, times, flags); err != nil {
 		return fmt.Errorf("set time: %w", err)
 	}

@@ -23,17 +23,25 @@ func travels(name string) bool {
 	return name == "security.capability" || strings.HasPrefix(name, "system.posix_acl_")
 }
 
-// mayHaveXattrs is one system call in place of the three of Node.Xattrs, for the many files that have nothing to read.
+// mayHaveXattrs is one system call in place of the three of overlay.Xattrs, for the many files that have nothing to read.
 // It goes by a host path and so could be led elsewhere by a link put in the way meanwhile; all that would come of it is
 // a wrong no about a file of whoever put the link there.
 func mayHaveXattrs(host string) bool {
 	var names [256]byte
 	n, err := unix.Llistxattr(host, names[:])
-	if err != nil {
-		return true
-	}
-	for name := range bytes.SplitSeq(names[:n], []byte{0}) {
-		if travels(string(name)) {
+	return err != nil || anyTravels(names[:n])
+}
+
+// mayHaveXattrsFd is that of an open file.
+func mayHaveXattrsFd(fd int) bool {
+	var names [256]byte
+	n, err := unix.Flistxattr(fd, names[:])
+	return err != nil || anyTravels(names[:n])
+}
+
+func anyTravels(names []byte) bool {
+	for name := range bytes.SplitSeq(names, []byte{0}) {
+		if len(name) > 0 && travels(string(name)) {
 			return true
 		}
 	}
