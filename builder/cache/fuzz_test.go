@@ -22,7 +22,7 @@ func FuzzRecord(f *testing.F) {
 			r.Layer("1")
 		}
 		if loadFile(file, in) == nil {
-			in.Diff(&Inputs{})
+			in.Diff(&Inputs{}, nil)
 			in.Op()
 		}
 	})
