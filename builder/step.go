@@ -75,7 +75,7 @@ func (b *build) start() {
 	b.slots, b.final = b.slotsOf(b.steps), map[int]bool{}
 	b.ran = make([]atomic.Bool, len(b.steps))
 	for _, s := range b.steps {
-		b.ui = append(b.ui, b.o.Progress.Step(b.leaks.masker.Mask(s.Name)))
+		b.ui = append(b.ui, b.o.Progress.Step(b.leaks.masker.Mask(dockerfile.HideCredentials(s.Name))))
 	}
 	for _, g := range b.graphs {
 		for s := g.Result; s != nil; s = s.Parent {

@@ -163,10 +163,12 @@ func (f *File) lines() [][]byte {
 	if last := len(lines) - 1; len(lines[last]) == 0 {
 		lines = lines[:last]
 	}
-	if f.Mask != nil {
-		for i, line := range lines {
-			lines[i] = []byte(f.Mask(string(line)))
+	for i, line := range lines {
+		shown := HideCredentials(string(line))
+		if f.Mask != nil {
+			shown = f.Mask(shown)
 		}
+		lines[i] = []byte(shown)
 	}
 	return lines
 }
