@@ -307,3 +307,44 @@ func TestFilesOfNoRecordAreLeftOver(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckReadsEveryKind: what the cache itself wrote is whole, and a changed byte is found in each kind of entry.
+func TestCheckReadsEveryKind(t *testing.T) {
+	dir := t.TempDir()
+	c, err := cache.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &cache.Inputs{}
+	in.Add(cache.FilesInput, "sum")
+	files := func(yield func(string, uint64) bool) { yield("a", 1) }
+	if err := errors.Join(c.PutFiles("sum", files), c.Put(&cache.Record{Key: in.Key()}, in), c.Remember("x", 1)); err != nil {
+		t.Fatal(err)
+	}
+	damaged := func() (n int) {
+		if _, err := c.Check(t.Context(), func(string, string) error { n++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := damaged(); n != 0 {
+		t.Errorf("%d of the cache's own entries are damaged", n)
+	}
+	paths, err := filepath.Glob(filepath.Join(dir, "??", "*.*"))
+	if err != nil || len(paths) < 4 {
+		t.Fatalf("%d entries, %v", len(paths), err)
+	}
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)-1] ^= 1
+		if err := os.WriteFile(p, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := damaged(); n != len(paths) {
+		t.Errorf("damage was found in %d of %d entries", n, len(paths))
+	}
+}

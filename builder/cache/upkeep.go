@@ -44,8 +44,7 @@ func (c *Cache) Check(ctx context.Context, f func(path, reason string) error) (i
 		if ctx.Err() != nil {
 			return len(paths), context.Cause(ctx)
 		}
-		var any json.RawMessage
-		err := loadFile(p, &any)
+		err := checkEntry(p)
 		if _, gone := os.Lstat(p); err == nil || errors.Is(gone, fs.ErrNotExist) {
 			continue
 		}
@@ -54,6 +53,21 @@ func (c *Cache) Check(ctx context.Context, f func(path, reason string) error) (i
 		}
 	}
 	return len(paths), nil
+}
+
+// checkEntry reads one entry whole.
+func checkEntry(path string) error {
+	if filepath.Ext(path) != "."+filesKind {
+		var any json.RawMessage
+		return loadFile(path, &any)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = provenFiles(f)
+	return err
 }
 
 // Remove forgets the record under key and the inputs it was made of.
