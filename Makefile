@@ -35,7 +35,7 @@ setup: ## what the tests need from outside: packages, base images
 	testdata/setup.sh
 
 test: setup pid1 ## every test, against the real kernel, tools and a registry
-	CGO_ENABLED=0 BUILDER_TEST_BUILDAH=no $(GO) test $(TAGS) $(TESTFLAGS) $(PACKAGES)
+	CGO_ENABLED=0 $(GO) test $(TAGS) $(TESTFLAGS) $(PACKAGES)
 
 torture: setup pid1 ## sixteen processes in one store for a minute (BUILDER_TORTURE), some killed
 	CGO_ENABLED=0 BUILDER_TEST_BUILDAH=no BUILDER_TORTURE=$(or $(BUILDER_TORTURE),1m) $(GO) test $(TAGS) $(TESTFLAGS) -v -run '^TestTorture$$' ./cmd/builder

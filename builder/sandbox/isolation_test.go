@@ -337,3 +337,13 @@ func TestInsecure(t *testing.T) {
 		t.Errorf("left in the layer: %v", b.changed())
 	}
 }
+
+// TestOpenOutput: /dev/stdout and /dev/stderr can be opened, by root and by other users, as many programs do for a log.
+func TestOpenOutput(t *testing.T) {
+	for _, uid := range []uint32{0, 1000} {
+		b := newBox(t, busybox(t))
+		b.User = User{UID: uid, GID: uid}
+		b.Stdin = strings.NewReader("in\n")
+		expect(t, fmt.Sprint(uid), b.sh("echo out > /dev/stdout; echo err > /dev/stderr; cat < /dev/stdin"), "out\nerr\nin")
+	}
+}

@@ -40,9 +40,21 @@ func (s *stdio) open(r *run) (err error) {
 	}
 	if spec.Stderr != nil && same(spec.Stderr, spec.Stdout) {
 		s.child[2] = s.child[1] // one pipe keeps the order of what is written
-		return nil
+	} else if err := s.openOutput(2, spec.Stderr); err != nil {
+		return err
 	}
-	return s.openOutput(2, spec.Stderr)
+	s.give(r)
+	return nil
+}
+
+// give makes the pipes the command's user's own: /dev/stderr is opened like a file, by its owner and mode. It is an
+// attempt, as the user namespace around us may not have that user.
+func (s *stdio) give(r *run) {
+	for _, f := range s.child {
+		if st, err := f.Stat(); err == nil && st.Mode()&os.ModeNamedPipe != 0 {
+			f.Chown(r.outside(r.spec.User.UID), r.outside(r.spec.User.GID))
+		}
+	}
 }
 
 // same compares two writers; those of types that cannot be compared differ.
@@ -87,7 +99,7 @@ func (s *stdio) openOutput(i int, out io.Writer) error {
 	if out == nil {
 		return s.null(i)
 	}
-	if f, ok := out.(*os.File); ok {
+	if f, ok := out.(*os.File); ok && !isRegular(f) {
 		s.child[i] = f
 		return nil
 	}
@@ -99,6 +111,12 @@ func (s *stdio) openOutput(i int, out io.Writer) error {
 	s.opened = append(s.opened, write)
 	s.copyOut(out, read)
 	return nil
+}
+
+// isRegular tells a file that stays its owner's, so that the command could not open it anew.
+func isRegular(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode().IsRegular()
 }
 
 // copyOut copies until nobody has the other end of from any more. When the caller takes no more the rest is dropped, so

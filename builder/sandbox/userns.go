@@ -82,6 +82,19 @@ func (r *run) withoutUserns(err error) {
 
 var warnUserns sync.Once
 
+// outside is what an id of the command's is to this process.
+func (r *run) outside(id uint32) int {
+	if r.userns == nil {
+		return int(id)
+	}
+	for _, m := range idMap {
+		if inside := uint64(id); inside >= uint64(m.Inside) && inside < uint64(m.Inside)+uint64(m.Count) {
+			return int(uint64(m.Outside) + inside - uint64(m.Inside))
+		}
+	}
+	return int(id)
+}
+
 // serve does work on one thread: the mount namespace belongs to it, and sandboxes die with it.
 func (u *userns) serve(ready chan<- error) {
 	runtime.LockOSThread()
