@@ -67,7 +67,7 @@ func TestTerminalOfTheUser(t *testing.T) {
 	b := newBox(t, busybox(t))
 	b.TTY, b.Stdin = true, program
 	go func() {
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(time.Second) // the command has to see the first size before, however slow its start is
 		size.Row = 50
 		unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, size)
 		syscall.Kill(os.Getpid(), syscall.SIGWINCH)
