@@ -41,7 +41,7 @@ func (s *selector) all(p place) (*entry, error) {
 // walk runs fill, waits for what it started, and drops the directories of top that turned out to be empty passages.
 func (s *selector) walk(keep *patterns, fill func(*walk) error, top *entry) error {
 	g, ctx := errgroup.WithContext(s.ctx)
-	g.SetLimit(workers() - 1) // the caller is one more
+	g.SetLimit(workers()) // the caller is one more, but soon waits for the rest
 	inner := *s
 	inner.ctx = ctx
 	w := &walk{selector: &inner, keep: keep, group: g}
