@@ -117,7 +117,7 @@ func (e *exporter) file(at int, name string, n *overlay.Node) error {
 		if err != nil {
 			return err
 		}
-		if err := clear(at, n.Name, func() error { return unix.Symlinkat(target, at, n.Name) }); err != nil {
+		if err := overwriting(at, n.Name, func() error { return unix.Symlinkat(target, at, n.Name) }); err != nil {
 			return err
 		}
 		return setTimes(at, n.Name, n.ModTime())
@@ -127,9 +127,9 @@ func (e *exporter) file(at int, name string, n *overlay.Node) error {
 	return e.mknod(at, n)
 }
 
-// clear calls create, and once more after unlinking what is in the way; unlike an unpacked layer the destination is the
-// user's, so a directory is removed only when it is empty.
-func clear(at int, base string, create func() error) error {
+// overwriting calls create, and once more after unlinking what is in the way; unlike an unpacked layer the destination is
+// the user's, so a directory is removed only when it is empty.
+func overwriting(at int, base string, create func() error) error {
 	err := create()
 	if err != unix.EEXIST {
 		return err
@@ -151,7 +151,7 @@ func (e *exporter) link(at int, base, first string) error {
 		return err
 	}
 	defer unix.Close(from)
-	err = clear(at, base, func() error { return unix.Linkat(from, firstBase, at, base, 0) })
+	err = overwriting(at, base, func() error { return unix.Linkat(from, firstBase, at, base, 0) })
 	if errors.Is(err, unix.ENOENT) { // the first name is a device that could not be made
 		return nil
 	}
@@ -165,7 +165,7 @@ func (e *exporter) regular(at int, n *overlay.Node) error {
 	}
 	defer in.Close()
 	fd := -1
-	err = clear(at, n.Name, func() (err error) {
+	err = overwriting(at, n.Name, func() (err error) {
 		fd, err = unix.Openat(at, n.Name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return err
 	})
@@ -182,7 +182,7 @@ func (e *exporter) regular(at int, n *overlay.Node) error {
 }
 
 func (e *exporter) mknod(at int, n *overlay.Node) error {
-	err := clear(at, n.Name, func() error {
+	err := overwriting(at, n.Name, func() error {
 		return unix.Mknodat(at, n.Name, n.Stat.Mode&unix.S_IFMT|0o600, int(n.Stat.Rdev))
 	})
 	if err == unix.EPERM {

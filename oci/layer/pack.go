@@ -2,9 +2,9 @@ package layer
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -73,8 +73,7 @@ type Packed struct {
 // file whose name begins with ".wh.", which a layer cannot hold.
 func Pack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t Times) (Packed, error) {
 	p := newPacker(ctx, w, t)
-	err := overlay.Changes(ctx, upper, lower, p.change)
-	return p.finish(err)
+	return p.pack(p.changes(upper, lower))
 }
 
 // From says where to read the data of a regular file of upper instead of there, and its digest, the sha256 of a zero byte
@@ -85,16 +84,14 @@ type From func(path string) (r io.ReadCloser, sum *[sha256.Size]byte, err error)
 func PackFrom(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t Times, from From) (Packed, error) {
 	p := newPacker(ctx, w, t)
 	p.from = from
-	err := overlay.Changes(ctx, upper, lower, p.change)
-	return p.finish(err)
+	return p.pack(p.changes(upper, lower))
 }
 
 // Repack is Pack for a change whose Content is known: it is left out, so that each byte is hashed once.
 func Repack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t Times) (Packed, error) {
 	p := newPacker(ctx, w, t)
 	p.content = nil
-	err := overlay.Changes(ctx, upper, lower, p.change)
-	return p.finish(err)
+	return p.pack(p.changes(upper, lower))
 }
 
 // PackTree writes the whole tree to w as one plain tar, in the form that Pack has, without an entry for the root and
@@ -102,14 +99,21 @@ func Repack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack,
 func PackTree(ctx context.Context, w io.Writer, s overlay.Stack, t Times) (Packed, error) {
 	p := newPacker(ctx, w, t)
 	p.content = nil
-	root, err := s.Root()
-	if err == nil {
-		err = p.below("", root)
-	}
-	return p.finish(err)
+	return p.pack(func(ctx context.Context) error {
+		root, err := s.Root()
+		if err != nil {
+			return err
+		}
+		return p.below(ctx, "", root)
+	})
 }
 
-func (p *packer) below(dir string, n *overlay.Node) error {
+// changes is the walk over what upper changes.
+func (p *packer) changes(upper string, lower overlay.Stack) func(context.Context) error {
+	return func(ctx context.Context) error { return overlay.Changes(ctx, upper, lower, p.change) }
+}
+
+func (p *packer) below(ctx context.Context, dir string, n *overlay.Node) error {
 	children, err := n.Children()
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", dir, err)
@@ -119,85 +123,51 @@ func (p *packer) below(dir string, n *overlay.Node) error {
 		if c.Stat.Mode&unix.S_IFMT == unix.S_IFSOCK {
 			continue
 		}
-		if err := p.file(name, c); err != nil {
+		if err := cmp.Or(ctx.Err(), p.file(name, c)); err != nil {
 			return err
 		}
 		if !c.IsDir() {
 			continue
 		}
-		if err := p.below(name, c); err != nil {
+		if err := p.below(ctx, name, c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// change writes the one or two entries that tell of a change.
+// change adds the one or two entries that tell of a change.
 func (p *packer) change(c overlay.Change) error {
 	if c.Delete {
 		dir, name := path.Split(c.Path)
-		return p.marker(dir + whiteoutPrefix + name)
+		p.marker(dir + whiteoutPrefix + name)
+		return nil
 	}
 	if err := p.file(c.Path, c.Node); err != nil {
 		return err
 	}
 	if c.Opaque {
-		return p.marker(c.Path + "/" + opaqueMarker)
+		p.marker(c.Path + "/" + opaqueMarker)
 	}
 	return nil
 }
 
-func (p *packer) marker(name string) error {
-	return p.entry(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: p.times.marker()}, data{})
+func (p *packer) marker(name string) {
+	p.add(member{header: &tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: p.times.marker()}})
 }
 
-// file writes the entry of one file.
+// file adds the entry of one file.
 func (p *packer) file(name string, n *overlay.Node) error {
-	if err := p.ctx.Err(); err != nil {
-		return err
-	}
-	if err := p.open(name, n); err != nil {
+	h, err := p.header(name, n)
+	if err != nil {
 		return fmt.Errorf("pack %s: %w", name, err)
 	}
+	p.add(member{header: h, node: n})
 	return nil
 }
 
-// open writes the entry of a file, which is opened once if it is a regular one.
-func (p *packer) open(name string, n *overlay.Node) error {
-	if !n.IsRegular() {
-		h, err := p.header(name, n, n.Xattrs)
-		if err != nil {
-			return err
-		}
-		return p.entry(h, data{})
-	}
-	f, err := n.OpenFile()
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	h, err := p.header(name, n, f.Xattrs)
-	if err != nil {
-		return err
-	}
-	if h.Size == 0 {
-		return p.entry(h, data{})
-	}
-	if p.from == nil {
-		return p.entry(h, data{Reader: f})
-	}
-	r, sum, err := p.from(name)
-	if err != nil {
-		return err
-	}
-	if r == nil {
-		return p.entry(h, data{Reader: f})
-	}
-	return errors.Join(p.entry(h, data{r, sum}), r.Close())
-}
-
-// header describes a file as a tar entry. xattrs is asked only when it counts.
-func (p *packer) header(name string, n *overlay.Node, xattrs func() (map[string]string, error)) (*tar.Header, error) {
+// header describes a file as a tar entry, without its attributes.
+func (p *packer) header(name string, n *overlay.Node) (*tar.Header, error) {
 	if strings.HasPrefix(n.Name, whiteoutPrefix) {
 		return nil, fmt.Errorf("a layer cannot hold a name that begins with %q", whiteoutPrefix)
 	}
@@ -205,29 +175,10 @@ func (p *packer) header(name string, n *overlay.Node, xattrs func() (map[string]
 	h := &tar.Header{
 		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: p.times.of(n.ModTime()),
 	}
-	if err := p.shape(h, n); err != nil {
-		return nil, err
-	}
 	if h.ModTime.Nanosecond() != 0 {
 		h.Format = tar.FormatPAX
 	}
-	if h.Typeflag == tar.TypeLink {
-		return h, nil
-	}
-	attrs, err := xattrs()
-	if err != nil {
-		return nil, err
-	}
-	for attr, value := range attrs {
-		if hostXattr(attr) {
-			continue
-		}
-		if h.PAXRecords == nil {
-			h.PAXRecords = make(map[string]string)
-		}
-		h.PAXRecords[xattrRecord+attr] = value
-	}
-	return h, nil
+	return h, p.shape(h, n)
 }
 
 // shape fills in what depends on the type of the file.
@@ -264,13 +215,4 @@ func (p *packer) shape(h *tar.Header, n *overlay.Node) error {
 		return fmt.Errorf("files of type %o cannot be stored in a tar", st.Mode&unix.S_IFMT)
 	}
 	return nil
-}
-
-// hostXattr tells whether an attribute belongs to the host's file system or security policy and not to the file.
-func hostXattr(name string) bool {
-	switch name {
-	case "security.selinux", "security.evm", "security.ima", "security.apparmor", "system.nfs4_acl":
-		return true
-	}
-	return false
 }

@@ -208,16 +208,19 @@ func TestPackErrors(t *testing.T) {
 	if _, err := Pack(t.Context(), failing{}, dir, nil, Times{}); !errors.Is(err, io.ErrClosedPipe) {
 		t.Error(err)
 	}
-	n, err := overlay.Stack{dir}.Lookup("f")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, size := range []int64{1, 3<<20 - 1, 3<<20 + 1, 1 << 40} {
-		n.Stat.Size = size
-		p := newPacker(t.Context(), io.Discard, Times{})
-		_, err := p.finish(p.file("f", n))
-		if err == nil || !strings.Contains(err.Error(), "size changed") {
-			t.Errorf("size %d: %v", size, err)
+	write(t, dir+"/small", "12345", time.Unix(0, 0))
+	for name, sizes := range map[string][]int64{"f": {1, 3<<20 - 1, 3<<20 + 1, 1 << 40}, "small": {1, 4, 6, 1 << 40}} {
+		n, err := overlay.Stack{dir}.Lookup(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, size := range sizes {
+			n.Stat.Size = size
+			p := newPacker(t.Context(), io.Discard, Times{})
+			_, err := p.pack(func(context.Context) error { return p.file(name, n) })
+			if err == nil || !strings.Contains(err.Error(), "size changed") {
+				t.Errorf("%s of size %d: %v", name, size, err)
+			}
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
