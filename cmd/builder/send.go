@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"builder/builder"
+	"builder/builder/dockerfile"
+	"builder/builder/progress"
+
+	"github.com/containerd/platforms"
+)
+
+// sending is what is to be done with the result of a build.
+type sending struct {
+	outputs []builder.Output
+	caches  []builder.CacheTo
+}
+
+// newPush is the push that --push or an output asks for, nil if none does.
+func (f *buildFlags) newPush(s *builder.Store, o builder.BuildOptions, outputs []builder.Output) (*builder.Push, error) {
+	if f.push && len(o.Names) == 0 {
+		return nil, usagef("--push needs a name: -t REGISTRY/NAME[:TAG]")
+	}
+	manifest, push := f.imageOutput(outputs)
+	if !push || len(o.Names) == 0 {
+		return nil, nil
+	}
+	return s.NewPush(o.Names, manifest, o.Progress)
+}
+
+// send exports to every output and pushes every name. It returns what the metadata
+// file tells of that.
+func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img *builder.Image, o builder.BuildOptions, outputs []builder.Output) (map[string]any, error) {
+	meta := map[string]any{"containerimage.config.digest": img.ID()}
+	if len(o.Names) > 0 {
+		meta["image.name"] = strings.Join(o.Names, ",")
+	}
+	addProvenance(meta, img)
+	for _, out := range outputs {
+		if len(out.Names) == 0 {
+			out.Names = o.Names
+		}
+		if err := s.Export(ctx, img, out, g.out, o.Progress); err != nil {
+			return nil, err
+		}
+	}
+	if o.Push == nil {
+		return meta, nil
+	}
+	desc, err := o.Push.Finish(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	meta["containerimage.digest"] = desc.Digest
+	meta["containerimage.descriptor"] = desc
+	return meta, nil
+}
+
+// addProvenance adds what buildx calls "buildx.build.provenance"; for several platforms
+// each has its own.
+func addProvenance(meta map[string]any, img *builder.Image) {
+	for _, one := range img.All() {
+		key := "buildx.build.provenance"
+		if len(img.Others) > 0 {
+			key += "/" + platforms.Format(one.Platform)
+		}
+		if p := one.Provenance(); p != nil {
+			meta[key] = p
+		}
+	}
+}
+
+// checkAttested refuses provenance that has no place to go.
+func (f *buildFlags) checkAttested(o builder.BuildOptions, outputs []builder.Output) error {
+	goes := o.Push != nil || f.metadataFile != ""
+	for _, out := range outputs {
+		goes = goes || out.Type == "oci"
+	}
+	if o.Provenance.Mode == "" || goes {
+		return nil
+	}
+	return usagef("--provenance has no place to go: add --push, -o type=oci,dest=PATH or --metadata-file FILE")
+}
+
+func (f *buildFlags) writeFiles(img *builder.Image, meta map[string]any) error {
+	if f.iidFile != "" {
+		if err := os.WriteFile(f.iidFile, []byte(img.ID()), 0o644); err != nil {
+			return fmt.Errorf("--iidfile: %w", err)
+		}
+	}
+	if f.metadataFile == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(meta, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(f.metadataFile, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("--metadata-file: %w", err)
+	}
+	return nil
+}
+
+func toStdout(outputs []builder.Output) bool {
+	for _, o := range outputs {
+		if o.Dest == "-" {
+			return true
+		}
+	}
+	return false
+}
+
+// summarise ends the build with what a user wants to know next.
+func (f *buildFlags) summarise(w io.Writer, s *builder.Store, o builder.BuildOptions, res *builder.Result) {
+	if f.quiet || f.progress == string(progress.Quiet) || f.progress == string(progress.RawJSON) {
+		return
+	}
+	for _, warning := range res.Warnings {
+		fmt.Fprintln(w, warningLine(warning))
+	}
+	shown := res.Image.ShortID()
+	if len(o.Names) > 0 {
+		shown = strings.Join(o.Names, ", ")
+	}
+	fmt.Fprintf(w, "built %s in %s: %d of %d steps run; kept in %s\n",
+		shown, res.Took.Round(time.Millisecond), res.Ran, res.Steps, s.Root())
+}
+
+func warningLine(warning dockerfile.Warning) string {
+	line := "warning: "
+	if warning.Rule != "" {
+		line += warning.Rule + ": "
+	}
+	line += warning.Message
+	if warning.Range.Start > 0 {
+		line += fmt.Sprintf(" (line %d)", warning.Range.Start)
+	}
+	return line
+}
