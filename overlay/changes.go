@@ -55,6 +55,10 @@ type differ struct {
 	root string
 	fn   func(Change) error
 	bufs [2][]byte
+	// names counts those that files with several have in root; nil before anybody asked.
+	names map[fileID]int
+	// own says that no file of root has names elsewhere.
+	own bool
 }
 
 func (d *differ) top(up, low *Node) error {
@@ -173,19 +177,64 @@ func compareDirs(up, low *Node) (opaque, same bool, err error) {
 // step made a hard link, which a layer can only tell by both names.
 func (d *differ) unchanged(up, low *Node) (bool, error) {
 	a, b := &up.Stat, &low.Stat
-	if a.Nlink > 1 || a.Size != b.Size || a.Rdev != b.Rdev {
+	if a.Size != b.Size || a.Rdev != b.Rdev {
 		return false, nil
 	}
 	if same, err := sameMeta(up, low); err != nil || !same {
 		return false, err
 	}
+	same, err := true, error(nil)
 	switch {
 	case up.IsRegular():
-		return d.sameBytes(up, low)
+		same, err = d.sameBytes(up, low)
 	case up.IsLink():
-		return sameTarget(up, low)
+		same, err = sameTarget(up, low)
 	}
-	return true, nil
+	if !same || err != nil {
+		return false, err
+	}
+	linked, err := d.linked(up)
+	return !linked, err
+}
+
+// linked tells whether a file has a second name in the upper directory. The kernel counts those too that Flatten gave it
+// in another one.
+func (d *differ) linked(up *Node) (bool, error) {
+	if up.Stat.Nlink < 2 || d.own {
+		return up.Stat.Nlink > 1, nil
+	}
+	if d.names == nil {
+		d.names = map[fileID]int{}
+		top, err := Stack{d.root}.Root()
+		if err == nil {
+			err = d.countNames(top)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return d.names[fileID{up.Stat.Dev, up.Stat.Ino}] > 1, nil
+}
+
+// countNames fills names with what is below a directory of root.
+func (d *differ) countNames(dir *Node) error {
+	var dirs []*Node
+	err := dir.Each(func(n *Node) error {
+		switch {
+		case n.IsDir():
+			kept := *n
+			dirs = append(dirs, &kept)
+		case n.Stat.Nlink > 1:
+			d.names[fileID{n.Stat.Dev, n.Stat.Ino}]++
+		}
+		return d.ctx.Err()
+	})
+	for _, n := range dirs {
+		if err == nil {
+			err = d.countNames(n)
+		}
+	}
+	return err
 }
 
 // sameMeta compares type, mode, owner, modification time and attributes.

@@ -2,12 +2,15 @@ package overlay_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -155,4 +158,40 @@ func gone(told map[string]overlay.Change, path string) bool {
 		}
 	}
 	return false
+}
+
+// TestChangesOfFlattened: that a tree is flattened, which gives its files more names, says nothing new of its layers.
+func TestChangesOfFlattened(t *testing.T) {
+	tmp := t.TempDir()
+	dirs := mkdirs(t, tmp, "lower", "upper", "flat")
+	at := time.Unix(1e9, 0)
+	for _, file := range []string{"lower/same", "upper/same", "lower/linked", "upper/linked", "upper/new"} {
+		name := filepath.Join(tmp, file)
+		if err := errors.Join(os.WriteFile(name, nil, 0o644), os.Chtimes(name, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Link(filepath.Join(dirs[1], "linked"), filepath.Join(dirs[1], "name")); err != nil {
+		t.Fatal(err)
+	}
+	told := func() (paths []string) {
+		err := overlay.Changes(t.Context(), dirs[1], overlay.Stack{dirs[0]}, func(c overlay.Change) error {
+			paths = append(paths, c.Path)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return paths
+	}
+	want := []string{"linked", "name", "new"}
+	if got := told(); !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	if err := overlay.Flatten(dirs[2], overlay.Stack{dirs[1], dirs[0]}); err != nil {
+		t.Fatal(err)
+	}
+	if got := told(); !slices.Equal(got, want) {
+		t.Errorf("told %q after the tree was flattened, want %q", got, want)
+	}
 }
