@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"builder/builder/cache"
 	"builder/builder/plan"
@@ -107,8 +109,12 @@ func rooted(paths []string, asWritten bool) []string {
 	return out
 }
 
-// canonical writes a list so that no two different ones look alike.
+// canonical writes a list so that no two different ones look alike: as JSON, which has one character for all bytes that
+// are no UTF-8, or with escapes that JSON does not have.
 func canonical(list []string) string {
+	if slices.ContainsFunc(list, func(s string) bool { return !utf8.ValidString(s) }) {
+		return fmt.Sprintf("%q", list)
+	}
 	b, err := json.Marshal(list)
 	if err != nil {
 		panic(err) // a slice of strings always has a JSON form

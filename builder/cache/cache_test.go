@@ -131,7 +131,8 @@ func TestKeyTellsInputsApart(t *testing.T) {
 		keys[in.Key()] = what
 	}
 	add("nothing", &cache.Inputs{})
-	for _, pair := range [][2]string{{"a", "bc"}, {"ab", "c"}, {"a", "b\nc"}, {"", "abc"}, {"a\"", "b"}} {
+	for _, pair := range [][2]string{{"a", "bc"}, {"ab", "c"}, {"a", "b\nc"}, {"", "abc"}, {"a\"", "b"},
+		{"a", "\xff"}, {"a", "\xfe"}, {"a", "\ufffd"}, {"a\xff", "b"}, {"a\xfe", "b"}, {"a", `\xff`}} {
 		in := &cache.Inputs{}
 		in.Add(pair[0], pair[1])
 		add(pair[0]+"|"+pair[1], in)

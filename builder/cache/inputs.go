@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -52,11 +53,17 @@ func KeyOf(op, below digest.Digest) Key {
 	return Key(digest.FromString(string(op) + " " + string(below)))
 }
 
-// sum hashes the JSON form, in which no two different lists look alike.
+// sum hashes the JSON form, and behind it what JSON does not tell apart: it has one character for all bytes that are no
+// UTF-8. So no two different lists look alike.
 func sum(items []Input) digest.Digest {
 	b, err := json.Marshal(items)
 	if err != nil {
 		panic(err) // a slice of structs of strings always has a JSON form
+	}
+	for i, in := range items {
+		if !utf8.ValidString(in.Name) || !utf8.ValidString(in.Value) {
+			b = fmt.Appendf(b, "\n%d %q %q", i, in.Name, in.Value)
+		}
 	}
 	return digest.FromBytes(b)
 }
