@@ -167,13 +167,21 @@ func (b *build) selectMount(ctx context.Context, w *plan.Mount) (*copier.Listing
 }
 
 // mountKey lists what a step's result depends on through a mount: the content that it
-// can see, never that of caches, secrets or agents.
+// can see, but of caches, secrets and agents only their names and attributes. What is as
+// usual is not listed.
 func (b *build) mountKey(ctx context.Context, in *cache.Inputs, w *plan.Mount) error {
 	name := fmt.Sprintf("mount %s %s", w.Kind, w.Target)
 	in.Add(name, fmt.Sprintf("%v %v %s %d:%d", w.ReadOnly, w.Required, w.Env, w.UID, w.GID))
+	if w.Mode != nil {
+		in.Add(name+" mode", fmt.Sprintf("%04o", *w.Mode))
+	}
 	switch w.Kind {
 	case plan.SecretMount, plan.SSHMount:
 		in.Add(name+" id", w.ID)
+	case plan.CacheMount:
+		if w.ID != w.Target {
+			in.Add(name+" id", w.ID)
+		}
 	case plan.TmpfsMount:
 		in.Add(name+" size", fmt.Sprint(w.Size))
 	case plan.BindMount:
