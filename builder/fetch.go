@@ -142,7 +142,7 @@ func (t shared) Claim(ctx context.Context, d oci.Descriptor) (func(), error) {
 	return claim.Release, err
 }
 
-// claimBlob waits until no other process brings a blob.
+// claimBlob waits until nobody else, in this process or another, brings a blob.
 func (s *Store) claimBlob(ctx context.Context, d oci.Descriptor, wait func()) (*lease.Claim, error) {
 	return s.lease.Claim(ctx, "blob "+string(d.Digest), wait)
 }
@@ -185,25 +185,15 @@ func (c *content) Fetch(ctx context.Context, d oci.Descriptor) (io.ReadCloser, e
 	if c.from[string(d.Digest)] == "" {
 		return nil, err
 	}
-	if err := c.fetch(ctx, d); err != nil {
+	a := layout.NewArrival()
+	if err := errors.Join(c.bring(ctx, d, a), a.Close()); err != nil {
 		return nil, err
 	}
 	return c.store.blobs.Fetch(ctx, d)
 }
 
-// fetch brings a blob into the store. Of several that want the same one fetches it.
-func (c *content) fetch(ctx context.Context, d oci.Descriptor) error {
-	_, err, _ := c.store.fetches.Do(string(d.Digest), func() (any, error) {
-		if has, err := c.store.blobs.Has(ctx, d); has || err != nil {
-			return nil, err
-		}
-		a := layout.NewArrival()
-		return nil, errors.Join(c.bring(ctx, d, a), a.Close())
-	})
-	return err
-}
-
-// bring fetches a blob that the store lacks; whoever reads a sees it come.
+// bring fetches a blob that the store lacks; whoever reads a sees it come. Of several that
+// want the same one, in this process or others, one fetches it.
 func (c *content) bring(ctx context.Context, d oci.Descriptor, a *layout.Arrival) error {
 	ref := c.from[string(d.Digest)]
 	open := func(ctx context.Context) (io.ReadCloser, error) {
@@ -223,7 +213,7 @@ func (c *content) bring(ctx context.Context, d oci.Descriptor, a *layout.Arrival
 	return nil
 }
 
-// receive takes in what open yields, unless another process has brought it meanwhile.
+// receive takes in what open yields, unless somebody else has brought it meanwhile.
 func (c *content) receive(ctx context.Context, d oci.Descriptor, open func(context.Context) (io.ReadCloser, error), a *layout.Arrival) error {
 	blobs := c.store.blobs
 	claim, err := c.store.claimBlob(ctx, d, nil)

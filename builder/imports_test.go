@@ -47,8 +47,9 @@ var edges = map[string][]string{
 	"builder/buildctx": {"overlay"},
 	"builder/copier":   {"overlay"},
 	"builder/sandbox":  {"overlay", "builder/sandbox/*"},
-	// A cache mount's first content may come from a stage's tree.
-	"builder/cachemount": {"overlay", "snapshot/disk"},
+	// A cache mount's first content may come from a stage's tree; its locks are asked for
+	// again as claims are.
+	"builder/cachemount": {"overlay", "snapshot/disk", "builder/lease"},
 	// Who uses and who makes what, across processes: nothing of ours but their names.
 	"builder/lease":  {},
 	"builder/secret": {},

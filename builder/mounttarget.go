@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
+	"builder/builder/lease"
 	"builder/oci"
 	"builder/oci/chunked"
 	"builder/oci/layout"
@@ -58,9 +58,6 @@ func (t *mountTarget) openLayout(ctx context.Context, id, ref string) error {
 	return err
 }
 
-// lockTime is how often a layout that another process has is asked for.
-const lockTime = 50 * time.Millisecond
-
 // lockLayout waits for the lock of a layout with mounts: who saves removes chunks that nothing
 // names any more, and nobody must count on those meanwhile.
 func lockLayout(ctx context.Context, dir string, how int) (*os.File, error) {
@@ -68,29 +65,19 @@ func lockLayout(ctx context.Context, dir string, how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	var wait lease.Pause
 	for {
 		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			return f, nil
 		}
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = sleep(ctx, lockTime)
+			err = wait.Wait(ctx)
 		}
 		if err != nil {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", dir, err)
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

@@ -25,8 +25,6 @@ import (
 	"builder/oci/layout"
 	"builder/oci/registry"
 	"builder/snapshot"
-
-	"golang.org/x/sync/singleflight"
 )
 
 // storeFormat is the version of the store's layout on disk. A store of a newer one
@@ -57,8 +55,7 @@ type Store struct {
 	overlayOnce sync.Once
 	overlayErr  error // why overlayfs cannot be mounted in the store, once it was tried
 
-	fetches singleflight.Group // by the digest of the blob
-	buckets sync.Map           // bucket.Options with credentials, by reference
+	buckets sync.Map // bucket.Options with credentials, by reference
 
 	syncing    sync.Once
 	background sync.WaitGroup // what goes on beside the work and must have ended before Close returns

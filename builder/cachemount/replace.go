@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"builder/builder/lease"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -92,7 +94,7 @@ func fillSlot(ctx context.Context, r *Request, slot string, f func(dir string) e
 
 // waitDir locks a directory and waits for those who have it.
 func waitDir(ctx context.Context, r *Request, dir string, how int) (*os.File, error) {
-	var wait pause
+	var wait lease.Pause
 	for {
 		lock, err := lockDir(dir, how)
 		if !errors.Is(err, unix.EWOULDBLOCK) {
@@ -101,7 +103,7 @@ func waitDir(ctx context.Context, r *Request, dir string, how int) (*os.File, er
 		if wait == 0 && r.Waiting != nil {
 			r.Waiting(waitingFor(r.ID))
 		}
-		if err := wait.once(ctx); err != nil {
+		if err := wait.Wait(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"builder/builder/lease"
 	"builder/overlay"
 
 	"golang.org/x/sys/unix"
@@ -106,7 +107,7 @@ type draft struct {
 
 // takeDraft makes the draft dir, or takes over what a dead process left under that name. It waits for a living one.
 func takeDraft(ctx context.Context, dir string) (*draft, error) {
-	var wait pause
+	var wait lease.Pause
 	for {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
@@ -116,7 +117,7 @@ func takeDraft(ctx context.Context, dir string) (*draft, error) {
 		case err == nil:
 			return &draft{dir, lock}, nil
 		case errors.Is(err, unix.EWOULDBLOCK):
-			err = wait.once(ctx)
+			err = wait.Wait(ctx)
 		case errors.Is(err, fs.ErrNotExist): // its owner is done with it
 			err = ctx.Err()
 		}

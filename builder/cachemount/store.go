@@ -28,6 +28,7 @@ import (
 	"sync"
 	"time"
 
+	"builder/builder/lease"
 	"builder/overlay"
 
 	"golang.org/x/sys/unix"
@@ -168,7 +169,7 @@ func (s *Store) use(ctx context.Context, r Request) (*Mount, error) {
 	if r.Dir != "" {
 		return useDir(ctx, &r, how)
 	}
-	var wait pause
+	var wait lease.Pause
 	for n := 0; ; {
 		dir := s.slot(hash(r.ID), n)
 		gated := kept(dir) // asked before too: it may be over when the lock has failed
@@ -186,7 +187,7 @@ func (s *Store) use(ctx context.Context, r Request) (*Mount, error) {
 			if wait == 0 && r.Waiting != nil {
 				r.Waiting(waitingFor(r.ID))
 			}
-			err = wait.once(ctx)
+			err = wait.Wait(ctx)
 		}
 		if err != nil {
 			return nil, err
@@ -208,21 +209,4 @@ func (s *Store) slot(hash string, n int) string {
 func touch(dir string) {
 	now := time.Now()
 	_ = os.Chtimes(dir, now, now)
-}
-
-// pause is how long to wait before asking again for a lock. flock(2) itself could wait, but no ctx would end that.
-type pause time.Duration
-
-const firstPause, longestPause = pause(time.Millisecond), pause(32 * time.Millisecond)
-
-func (p *pause) once(ctx context.Context) error {
-	*p = min(max(2**p, firstPause), longestPause)
-	timer := time.NewTimer(time.Duration(*p))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -29,7 +29,7 @@ type Claim struct {
 func (l *Lease) Claim(ctx context.Context, name string, wait func()) (*Claim, error) {
 	sum := sha256.Sum256([]byte(name))
 	path := filepath.Join(l.claims, hex.EncodeToString(sum[:]))
-	var p pause
+	var p Pause
 	for {
 		c, err := tryClaim(path)
 		if c != nil || err != nil {
@@ -39,7 +39,7 @@ func (l *Lease) Claim(ctx context.Context, name string, wait func()) (*Claim, er
 		if p == firstPause && wait != nil {
 			wait()
 		}
-		if err := p.once(ctx); err != nil {
+		if err := p.Wait(ctx); err != nil {
 			return nil, err
 		}
 	}

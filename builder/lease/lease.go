@@ -17,7 +17,6 @@
 package lease
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -230,22 +229,4 @@ func (l *Lease) Take(path string, oldest time.Time, remove func() error) (bool, 
 // Close ends the lease.
 func (l *Lease) Close() error {
 	return errors.Join(ignoreGone(os.Remove(l.own.Name())), l.own.Close(), l.lock.Close())
-}
-
-// pause is how long to wait before asking again for a lock. flock(2) itself could wait,
-// but no ctx would end that.
-type pause time.Duration
-
-const firstPause, longestPause = pause(time.Millisecond), pause(32 * time.Millisecond)
-
-func (p *pause) once(ctx context.Context) error {
-	*p = min(max(2**p, firstPause), longestPause)
-	timer := time.NewTimer(time.Duration(*p))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
