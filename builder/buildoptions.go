@@ -64,6 +64,9 @@ type BuildOptions struct {
 	// CacheMounts are directories of the host that stand for cache mounts, by their ID. They
 	// are no part of a key, as no cache mount is.
 	CacheMounts map[string]string
+	// SavedMounts are the IDs of cache mounts that caches to be written hold: each should be
+	// one of the build's.
+	SavedMounts []string
 	// Provenance is what Result.Image is to tell of its making where it goes.
 	Provenance ProvenanceOptions
 	// Policy says which bases may be used; nil for all.

@@ -228,10 +228,10 @@ func (e *cacheExport) run(ctx context.Context) error {
 	}
 	if e.draft.Empty() {
 		e.ui.Note("nothing to export: no step has a layer")
-		return nil
+	} else if _, err = e.draft.Write(ctx, dst, e.src, e.to.entries(), e.copyOptions()); err != nil {
+		return err
 	}
-	_, err = e.draft.Write(ctx, dst, e.src, e.to.entries(), e.copyOptions())
-	return err
+	return e.saveMounts(ctx)
 }
 
 // target opens the place; a layout is made if it is not there.

@@ -24,6 +24,7 @@ import (
 // and then one may turn out to be lost.
 type imports struct {
 	sources []*sharedcache.Source // in the user's order
+	reached []CachePlace          // in the user's order: those that answered, even if they have no such cache
 	checks  chan struct{}         // bounds the questions asked at the same time
 
 	mu      sync.Mutex
@@ -76,22 +77,27 @@ func (b *build) importCaches(ctx context.Context) (wait func()) {
 		checks: make(chan struct{}, checksAtOnce), places: map[string]remote{}, lost: map[digest.Digest]bool{},
 	}
 	found := make([]*sharedcache.Source, len(b.o.CacheFrom))
+	reached := make([]bool, len(found))
 	var all sync.WaitGroup
 	for i, from := range b.o.CacheFrom {
-		all.Go(func() { found[i] = b.importCache(ctx, from) })
+		all.Go(func() { found[i], reached[i] = b.importCache(ctx, from) })
 	}
 	return func() {
 		all.Wait()
-		for _, s := range found {
+		for i, s := range found {
 			if s != nil {
 				b.imports.sources = append(b.imports.sources, s)
+			}
+			if reached[i] {
+				b.imports.reached = append(b.imports.reached, b.o.CacheFrom[i].CachePlace)
 			}
 		}
 	}
 }
 
-// importCache reads one cache; nil if it cannot be read.
-func (b *build) importCache(ctx context.Context, from CacheFrom) *sharedcache.Source {
+// importCache reads one cache; nil if it cannot be read. It reports too whether its place
+// has answered.
+func (b *build) importCache(ctx context.Context, from CacheFrom) (_ *sharedcache.Source, reached bool) {
 	ui := b.o.Progress.Step("importing cache from " + from.String())
 	ui.Start()
 	ctx, cancel := context.WithTimeoutCause(ctx, importTime, errors.New("it took longer than a minute"))
@@ -108,10 +114,10 @@ func (b *build) importCache(ctx context.Context, from CacheFrom) *sharedcache.So
 		}
 		ui.Note(fmt.Sprintf("warning: nothing is taken from this cache: %v", err))
 		ui.Done("")
-		return nil
+		return nil, errors.Is(err, oci.ErrNotFound)
 	}
 	ui.Done(fmt.Sprintf("%d steps known", s.Len()))
-	return s
+	return s, true
 }
 
 // place opens a cache's place for reading. A bucket's credentials are remembered as

@@ -79,6 +79,8 @@ type CacheTo struct {
 	CachePlace
 	// Max keeps the layers of every step, not only those of the image.
 	Max bool
+	// Mounts are the IDs of cache mounts that go with it.
+	Mounts []string
 	// IgnoreError makes a failure a warning.
 	IgnoreError bool
 	// Encoding is that of the image when it is nil, so that the two share their blobs.
@@ -182,6 +184,12 @@ func ParseCacheTo(value string) (CacheTo, error) {
 }
 
 func (c *CacheTo) parse(a attributes) (err error) {
+	if ids, given := a["mounts"]; given {
+		if c.Mounts = strings.Split(ids, ";"); slices.Contains(c.Mounts, "") {
+			return errors.New("mounts: say which, by the ids of RUN --mount=type=cache: mounts=ID;ID")
+		}
+		delete(a, "mounts")
+	}
 	kind, level, force := a.take("compression"), a.take("compression-level"), a.take("force-compression")
 	if kind+level+force != "" {
 		e, err := ParseEncoding(kind, level, force)

@@ -14,6 +14,7 @@ import (
 
 	"builder/builder/cachemount"
 	"builder/builder/progress"
+	"builder/oci"
 	"builder/oci/chunked"
 	"builder/oci/layer"
 	"builder/oci/layout"
@@ -31,7 +32,8 @@ const mountNote = "builder.cachemount.id"
 // MountPlace is where the content of a cache mount is kept between machines.
 type MountPlace struct {
 	file string // a tar, compressed with zstd unless it is named .tar
-	ref  string // an image reference, or "oci-layout://DIR[:TAG]"
+	ref  string // an image reference, "oci-layout://DIR[:TAG]" or a bucket
+	tag  string // the name there; "" for what ref says
 }
 
 // ParseMountPlace reads FILE.tar.zst or FILE.tar, a directory (a path that begins with /, . or
@@ -59,7 +61,9 @@ func ParseMountPlace(value string) (MountPlace, error) {
 }
 
 // String is the place as messages show it.
-func (p MountPlace) String() string { return p.file + strings.TrimPrefix(p.ref, layout.Scheme) }
+func (p MountPlace) String() string {
+	return p.file + strings.TrimPrefix(shownPlace(p.ref), layout.Scheme)
+}
 
 // mountTag is the tag of a cache mount in a layout, where many may lie.
 func mountTag(id string) string {
@@ -113,7 +117,7 @@ func (s *Store) saveMount(ctx context.Context, id string, to MountPlace, ui *pro
 	if err != nil {
 		return "", err
 	}
-	ui.Note(fmt.Sprintf("%d of %d chunks sent, %s", done.Sent, done.Chunks, units.HumanSize(float64(done.SentBytes))))
+	ui.Note(fmt.Sprintf("cache mount %s: %d of %d chunks sent, %s", id, done.Sent, done.Chunks, units.HumanSize(float64(done.SentBytes))))
 	return done.Manifest.Digest, t.name(ctx, done.Manifest)
 }
 
@@ -131,10 +135,12 @@ func (s *Store) knownMount(id string) (cachemount.Cache, error) {
 		ids = append(ids, c.ID)
 	}
 	if len(ids) == 0 {
-		return cachemount.Cache{}, errors.New("the store has no cache mounts yet")
+		return cachemount.Cache{}, errNoMount
 	}
-	return cachemount.Cache{}, fmt.Errorf("the store has no such cache mount, only %s", strings.Join(ids, ", "))
+	return cachemount.Cache{}, fmt.Errorf("%w, only %s", errNoMount, strings.Join(ids, ", "))
 }
+
+var errNoMount = errors.New("the store has no such cache mount")
 
 // packDir writes a directory and all below it as a plain tar.
 func packDir(ctx context.Context, w io.Writer, dir string) error {
@@ -188,31 +194,66 @@ func (s *Store) restoreMount(ctx context.Context, id string, from MountPlace, ui
 		}
 		return s.mounts.Replace(ctx, id, ui.Note, func(dir string) error { return unpackArchive(ctx, from.file, dir) })
 	}
-	src, tag, err := s.remote(from.ref)
+	k, err := s.findMount(ctx, id, from)
 	if err != nil {
 		return err
 	}
-	if where, err := layout.ParseRef(from.ref); err == nil && strings.HasPrefix(from.ref, layout.Scheme) {
-		lock, err := lockLayout(ctx, where.Dir, unix.LOCK_SH)
+	defer k.close()
+	return s.mounts.Replace(ctx, id, ui.Note, func(dir string) error { return k.unpack(ctx, dir, ui) })
+}
+
+// keptMount is what a layout, a repository or a bucket has of a cache mount.
+type keptMount struct {
+	src  remote
+	lock *os.File // of a layout; else nil
+	desc oci.Descriptor
+	size int64 // of the tar
+}
+
+// findMount looks for a cache mount that is not in a file; nothing is fetched yet but documents.
+func (s *Store) findMount(ctx context.Context, id string, from MountPlace) (_ *keptMount, err error) {
+	k := &keptMount{}
+	defer func() {
 		if err != nil {
-			return err
+			k.close()
 		}
-		defer lock.Close()
+	}()
+	var tag string
+	if k.src, tag, err = s.remote(from.ref); err != nil {
+		return nil, err
+	}
+	tag = cmp.Or(from.tag, tag)
+	if strings.HasPrefix(from.ref, layout.Scheme) {
+		where, err := layout.ParseRef(from.ref)
+		if err != nil {
+			return nil, err
+		}
+		if k.lock, err = lockLayout(ctx, where.Dir, unix.LOCK_SH); err != nil {
+			return nil, err
+		}
 		tag = cmp.Or(tag, mountTag(id))
 	}
-	desc, err := src.Resolve(ctx, tag)
-	if err != nil {
-		return err
+	if k.desc, err = k.src.Resolve(ctx, tag); err != nil {
+		return nil, err
 	}
-	_, size, err := chunked.Chunks(ctx, src, desc)
-	if err != nil {
-		return err
-	}
-	return s.mounts.Replace(ctx, id, ui.Note, func(dir string) error {
-		return unpackStream(ctx, dir, func(w io.Writer) error {
-			return chunked.Read(ctx, src, desc, &shownWriter{w: w, ui: ui, size: size})
-		})
+	_, k.size, err = chunked.Chunks(ctx, k.src, k.desc)
+	return k, err
+}
+
+// unpack fills an empty directory.
+func (k *keptMount) unpack(ctx context.Context, dir string, ui *progress.Step) error {
+	return unpackStream(ctx, dir, func(w io.Writer) error {
+		return chunked.Read(ctx, k.src, k.desc, &shownWriter{w: w, ui: ui, size: k.size})
 	})
+}
+
+func (k *keptMount) close() {
+	if k.lock != nil {
+		k.lock.Close()
+	}
+	if c, ok := k.src.(interface{ Close() }); ok {
+		c.Close()
+	}
 }
 
 // shownWriter draws what is written as a transfer.

@@ -9,10 +9,10 @@ import (
 	"builder/builder/plan"
 )
 
-// unusedMounts warns of directories that stand for cache mounts which no RUN has: mostly an
+// unusedMounts warns of cache mounts that the command line names and no RUN has: mostly an
 // ID that is misspelt.
 func (b *build) unusedMounts() (warnings []dockerfile.Warning) {
-	if len(b.o.CacheMounts) == 0 {
+	if len(b.o.CacheMounts)+len(b.o.SavedMounts) == 0 {
 		return nil
 	}
 	has := map[string]bool{}
@@ -23,10 +23,16 @@ func (b *build) unusedMounts() (warnings []dockerfile.Warning) {
 			}
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(b.o.CacheMounts)) {
+	warn := func(flag, id string) {
 		if !has[id] {
-			warnings = append(warnings, dockerfile.Warning{Message: fmt.Sprintf("--cache-mount %s: no RUN of this build has a cache mount of that id", id)})
+			warnings = append(warnings, dockerfile.Warning{Message: fmt.Sprintf("%s%s: no RUN of this build has a cache mount of that id", flag, id)})
 		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(b.o.CacheMounts)) {
+		warn("--cache-mount ", id)
+	}
+	for _, id := range b.o.SavedMounts {
+		warn("--cache-to mounts=", id)
 	}
 	return warnings
 }

@@ -236,7 +236,10 @@ func (m *mounts) useCaches(ctx context.Context, wanted []plan.Mount) ([]*cachemo
 		req := cachemount.Request{
 			ID: w.ID, Sharing: cachemount.Sharing(w.Sharing), UID: w.UID, GID: w.GID, Mode: modeOr(w.Mode, 0), Waiting: m.ui.Note,
 		}
-		if req.Dir = m.b.o.CacheMounts[w.ID]; req.Dir == "" && (w.From.Step != nil || !w.From.Tree) {
+		if req.Dir = m.b.o.CacheMounts[w.ID]; req.Dir == "" {
+			req.Restore = m.b.restorer(w.ID)
+		}
+		if req.Dir == "" && (w.From.Step != nil || !w.From.Tree) {
 			tree, err := m.b.bindTree(ctx, w)
 			if err != nil {
 				return nil, err

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,9 +29,10 @@ type mountTarget struct {
 func (s *Store) mountTarget(ctx context.Context, id string, to MountPlace) (t *mountTarget, err error) {
 	t = &mountTarget{}
 	if strings.HasPrefix(to.ref, layout.Scheme) {
-		err = t.openLayout(ctx, id, to.ref)
+		err = t.openLayout(ctx, id, to)
 	} else {
 		t.remote, t.tag, err = s.remote(to.ref)
+		t.tag = cmp.Or(to.tag, t.tag)
 	}
 	if err == nil {
 		err = t.readOld(ctx)
@@ -42,18 +44,15 @@ func (s *Store) mountTarget(ctx context.Context, id string, to MountPlace) (t *m
 	return t, nil
 }
 
-func (t *mountTarget) openLayout(ctx context.Context, id, ref string) error {
-	where, err := layout.ParseRef(ref)
+func (t *mountTarget) openLayout(ctx context.Context, id string, to MountPlace) error {
+	where, err := layout.ParseRef(to.ref)
 	if err != nil {
 		return err
 	}
 	if t.dir, err = layout.Create(where.Dir, layout.Options{}); err != nil {
 		return err
 	}
-	t.remote, t.tag = t.dir, where.Tag
-	if t.tag == "" {
-		t.tag = mountTag(id)
-	}
+	t.remote, t.tag = t.dir, cmp.Or(to.tag, where.Tag, mountTag(id))
 	t.lock, err = lockLayout(ctx, where.Dir, unix.LOCK_EX)
 	return err
 }

@@ -121,7 +121,7 @@ func (s *Store) remove(name string) error {
 
 // removeLocked takes a slot's name away and then removes what it had.
 func (s *Store) removeLocked(name string) error {
-	d, err := takeDraft(context.Background(), filepath.Join(s.dir, draftPrefix+rand.Text()))
+	d, err := takeDraft(context.Background(), &Request{}, filepath.Join(s.dir, draftPrefix+rand.Text()))
 	if err != nil {
 		return err
 	}

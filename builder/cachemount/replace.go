@@ -15,8 +15,8 @@ import (
 
 // gate takes the draft of a slot. Whoever has it is the only one who may make, keep or replace the slot, and those who find
 // the slot locked meanwhile wait instead of going on to a further one: it is soon free.
-func (s *Store) gate(ctx context.Context, slot string) (*draft, error) {
-	return takeDraft(ctx, gatePath(slot))
+func (s *Store) gate(ctx context.Context, r *Request, slot string) (*draft, error) {
+	return takeDraft(ctx, r, gatePath(slot))
 }
 
 func gatePath(slot string) string {
@@ -33,12 +33,12 @@ func kept(slot string) bool {
 // Keep takes a cache that is there for itself until the Mount is closed: whoever wants to use it waits. fs.ErrNotExist when
 // there is none. Of a private cache it is the first slot.
 func (s *Store) Keep(ctx context.Context, id string, waiting func(string)) (*Mount, error) {
-	slot := s.slot(hash(id), 0)
-	d, err := s.gate(ctx, slot)
+	slot, r := s.slot(hash(id), 0), &Request{ID: id, Waiting: waiting}
+	d, err := s.gate(ctx, r, slot)
 	if err != nil {
 		return nil, fmt.Errorf("cache mount %q: %w", id, err)
 	}
-	lock, err := waitDir(ctx, &Request{ID: id, Waiting: waiting}, slot, unix.LOCK_EX)
+	lock, err := waitDir(ctx, r, slot, unix.LOCK_EX)
 	if err != nil {
 		d.discard()
 		return nil, fmt.Errorf("cache mount %q: %w", id, err)
@@ -59,12 +59,12 @@ func (s *Store) Replace(ctx context.Context, id string, waiting func(string), fi
 
 func (s *Store) replace(ctx context.Context, r *Request, fill func(dir string) error) error {
 	slot := s.slot(hash(r.ID), 0)
-	d, err := s.gate(ctx, slot)
+	d, err := s.gate(ctx, r, slot)
 	if err != nil {
 		return err
 	}
 	defer d.discard()
-	if err := d.clear(); err != nil {
+	if err := empty(d.dir); err != nil {
 		return err
 	}
 	fresh := filepath.Join(d.dir, "new")
@@ -100,8 +100,8 @@ func waitDir(ctx context.Context, r *Request, dir string, how int) (*os.File, er
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return lock, err
 		}
-		if wait == 0 && r.Waiting != nil {
-			r.Waiting(waitingFor(r.ID))
+		if wait == 0 {
+			r.wait()
 		}
 		if err := wait.Wait(ctx); err != nil {
 			return nil, err
@@ -109,8 +109,11 @@ func waitDir(ctx context.Context, r *Request, dir string, how int) (*os.File, er
 	}
 }
 
-func waitingFor(id string) string {
-	return fmt.Sprintf("waiting for cache mount %q, which is locked by another step or build", id)
+// wait tells that the cache has to be waited for.
+func (r *Request) wait() {
+	if r.Waiting != nil {
+		r.Waiting(fmt.Sprintf("waiting for cache mount %q, which is locked by another step or build", r.ID))
+	}
 }
 
 // useDir takes the directory of the host that stands for a cache, and makes it when it is not there. There is one

@@ -150,3 +150,46 @@ func TestDirOfTheHost(t *testing.T) {
 		t.Errorf("in the store: %v, %v", entries, err)
 	}
 }
+
+// TestRestore has new slots filled from elsewhere, by one of many who want them, or made as if nobody had tried.
+func TestRestore(t *testing.T) {
+	s, _ := open(t)
+	calls := 0
+	r := cachemount.Request{ID: "x", Restore: func(_ context.Context, dir string) (bool, error) {
+		calls++ // the gate keeps others out
+		return true, put("kept")(dir)
+	}}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			m, err := s.Use(t.Context(), r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if got := both(t, m); got != "kept" {
+				t.Errorf("%q in a restored mount", got)
+			}
+			m.Close()
+		})
+	}
+	wg.Wait()
+	if calls != 1 {
+		t.Errorf("restored %d times", calls)
+	}
+
+	m := use(t, s, cachemount.Request{ID: "half", Mode: 0o751, Restore: func(_ context.Context, dir string) (bool, error) {
+		return false, put("half")(dir)
+	}})
+	if got := both(t, m); got != "" || stat(t, m.Path).Mode&0o777 != 0o751 {
+		t.Errorf("a restoring that was given up left %q, mode %o", got, stat(t, m.Path).Mode)
+	}
+	broken := errors.New("broken")
+	_, err := s.Use(t.Context(), cachemount.Request{ID: "y", Restore: func(context.Context, string) (bool, error) { return false, broken }})
+	if !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	if m := use(t, s, cachemount.Request{ID: "y"}); both(t, m) != "" {
+		t.Error("an error left something")
+	}
+}

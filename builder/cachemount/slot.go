@@ -21,7 +21,7 @@ const draftPrefix = "draft-"
 //
 // The lock is on the draft and the slot inside it: the slot is not locked when it appears.
 func (s *Store) create(ctx context.Context, r *Request, dir string) error {
-	d, err := s.gate(ctx, dir)
+	d, err := s.gate(ctx, r, dir)
 	if err != nil {
 		return err
 	}
@@ -29,7 +29,7 @@ func (s *Store) create(ctx context.Context, r *Request, dir string) error {
 	if _, err := os.Lstat(dir); err == nil {
 		return nil
 	}
-	if err := d.clear(); err != nil {
+	if err := empty(d.dir); err != nil {
 		return err
 	}
 	fresh := filepath.Join(d.dir, "new")
@@ -48,10 +48,26 @@ func fill(ctx context.Context, r *Request, slot string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if err := seedAndOwn(ctx, r, dir); err != nil {
+	restored, err := restore(ctx, r, dir)
+	if err == nil && !restored {
+		err = seedAndOwn(ctx, r, dir)
+	}
+	if err != nil {
 		return err
 	}
 	return writeSynced(filepath.Join(slot, "id"), r.ID)
+}
+
+// restore reports whether the request's Restore has filled the directory dir, which is empty otherwise.
+func restore(ctx context.Context, r *Request, dir string) (bool, error) {
+	if r.Restore == nil {
+		return false, nil
+	}
+	done, err := r.Restore(ctx, dir)
+	if done || err != nil {
+		return done, err
+	}
+	return false, empty(dir)
 }
 
 // writeSynced writes a file that survives the rename of its directory and a crash of the machine after it.
@@ -105,10 +121,15 @@ type draft struct {
 	lock *os.File
 }
 
-// takeDraft makes the draft dir, or takes over what a dead process left under that name. It waits for a living one.
-func takeDraft(ctx context.Context, dir string) (*draft, error) {
+// patience is how many questions pass, some 60 ms, before somebody is told that a draft has to be waited for: most are
+// made at once.
+const patience = 6
+
+// takeDraft makes the draft dir, or takes over what a dead process left under that name. It waits for a living one,
+// and says so in the words of r.
+func takeDraft(ctx context.Context, r *Request, dir string) (*draft, error) {
 	var wait lease.Pause
-	for {
+	for asked := 0; ; asked++ {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
@@ -117,6 +138,9 @@ func takeDraft(ctx context.Context, dir string) (*draft, error) {
 		case err == nil:
 			return &draft{dir, lock}, nil
 		case errors.Is(err, unix.EWOULDBLOCK):
+			if asked == patience {
+				r.wait()
+			}
 			err = wait.Wait(ctx)
 		case errors.Is(err, fs.ErrNotExist): // its owner is done with it
 			err = ctx.Err()
@@ -127,11 +151,11 @@ func takeDraft(ctx context.Context, dir string) (*draft, error) {
 	}
 }
 
-// clear empties the draft.
-func (d *draft) clear() error {
-	entries, err := os.ReadDir(d.dir)
+// empty removes all that a directory holds.
+func empty(dir string) error {
+	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(d.dir, e.Name())))
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
 	return err
 }

@@ -58,6 +58,9 @@ type Request struct {
 	// Without both a new slot is empty.
 	Seed     overlay.Stack
 	SeedPath string
+	// Restore, unless nil, may fill the empty directory of a new slot, its own attributes and all, with what was kept
+	// elsewhere. If it returns false, what it left there is removed and the slot made as without it.
+	Restore func(ctx context.Context, dir string) (bool, error)
 	// Mode is what a new directory gets, umask or not; 0 is the mode of the seed's directory, or 0755 without a seed.
 	Mode uint32
 	// UID and GID own a new directory. If both are 0, a seed's directory keeps its owner.
@@ -184,8 +187,8 @@ func (s *Store) use(ctx context.Context, r Request) (*Mount, error) {
 		case r.Sharing != Locked && !gated && !kept(dir):
 			n, err = n+1, nil
 		default:
-			if wait == 0 && r.Waiting != nil {
-				r.Waiting(waitingFor(r.ID))
+			if wait == 0 {
+				r.wait()
 			}
 			err = wait.Wait(ctx)
 		}

@@ -25,6 +25,12 @@ func (f *buildFlags) caches(o *builder.BuildOptions) ([]builder.CacheTo, error) 
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--cache-to: %w", err)}
 		}
+		for _, id := range to.Mounts {
+			if o.CacheMounts[id] != "" {
+				return nil, usagef("--cache-to mounts=%s: --cache-mount keeps it in %s, which is not sent", id, o.CacheMounts[id])
+			}
+		}
+		o.SavedMounts = append(o.SavedMounts, to.Mounts...)
 		o.InlineCache = o.InlineCache || to.Type == "inline"
 		places = append(places, to)
 	}
