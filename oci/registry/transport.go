@@ -38,10 +38,10 @@ const (
 // it redirects. Each of them is trusted by its own rules.
 type network struct {
 	hosts.Host
-	o      Options
-	conf   *hosts.Config
-	spare  bool // other hosts can stand in
-	dialer *net.Dialer
+	o     Options
+	conf  *hosts.Config
+	spare bool // other hosts can stand in
+	dial  func(ctx context.Context, network, address string) (net.Conn, error)
 
 	mu         sync.Mutex
 	transports map[string]*http.Transport // by HOST:PORT as in URLs
@@ -51,10 +51,11 @@ type network struct {
 func newNetwork(h hosts.Host, conf *hosts.Config, spare bool, o Options) *network {
 	n := &network{Host: h, o: o, conf: conf, spare: spare, transports: map[string]*http.Transport{}}
 	// The dialer tries IPv6 and IPv4 side by side (RFC 8305).
-	n.dialer = &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second, ControlContext: n.checkAddress}
+	dialer := &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second, ControlContext: n.checkAddress}
 	if spare {
-		n.dialer.Timeout = mirrorDialTime
+		dialer.Timeout = mirrorDialTime
 	}
+	n.dial = dialer.DialContext
 	return n
 }
 
@@ -71,7 +72,7 @@ func (n *network) transport(host string) (*http.Transport, error) {
 	}
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           n.dialer.DialContext,
+		DialContext:           n.dial,
 		ForceAttemptHTTP2:     true,
 		MaxIdleConnsPerHost:   2 * lanes,
 		IdleConnTimeout:       30 * time.Second,
