@@ -171,6 +171,11 @@ func (r *repo) list(ctx context.Context, commit, part string) (string, []submodu
 	if err != nil {
 		return "", nil, err
 	}
+	return parseTree(out, part, r.req.MaxBytes)
+}
+
+// parseTree reads what git ls-tree lists, each entry with a zero byte behind it.
+func parseTree(out, part string, most int64) (string, []submodule, error) {
 	var paths strings.Builder
 	var links []submodule
 	var total int64
@@ -182,8 +187,8 @@ func (r *repo) list(ctx context.Context, commit, part string) (string, []submodu
 		}
 		if f[0] == "160000" {
 			links = append(links, submodule{path: name, commit: f[2]})
-		} else if n, err := strconv.ParseInt(f[3], 10, 64); err != nil || n > r.req.MaxBytes-total {
-			return "", nil, fmt.Errorf("the files have more than %d bytes: %w", r.req.MaxBytes, errTooLarge)
+		} else if n, err := strconv.ParseInt(f[3], 10, 64); err != nil || n > most-total {
+			return "", nil, fmt.Errorf("the files have more than %d bytes: %w", most, errTooLarge)
 		} else {
 			total += n
 		}

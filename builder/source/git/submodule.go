@@ -30,6 +30,11 @@ func (r *repo) named(ctx context.Context, commit string, links []submodule) ([]s
 	if err != nil {
 		return nil, fmt.Errorf("read .gitmodules: %w", err)
 	}
+	return withURLs(links, out)
+}
+
+// withURLs finds the URLs of submodules in what git config lists, each entry a key, a line break and a value.
+func withURLs(links []submodule, out string) ([]submodule, error) {
 	byName := map[string]map[string]string{}
 	for entry := range strings.SplitSeq(out, "\x00") {
 		key, value, _ := strings.Cut(entry, "\n")
