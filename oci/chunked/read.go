@@ -93,16 +93,19 @@ func readChunk(ctx context.Context, src oci.Source, d oci.Descriptor, dec *zstd.
 	return data, nil
 }
 
-// write writes the chunks in their order. For one that cannot be read it waits until ctx ends.
+// write writes the chunks in their order, and never more than size bytes: a few small chunks, named again and again,
+// would fill any disk. For one that cannot be read it waits until ctx ends.
 func write(ctx context.Context, w io.Writer, turns chan chan []byte, size int64) error {
 	written := int64(0)
 	for chunk := range turns {
 		select {
 		case data := <-chunk:
+			if written += int64(len(data)); written > size {
+				return fmt.Errorf("%w: the chunks hold more than the %d bytes that the config says", oci.ErrInvalid, size)
+			}
 			if _, err := w.Write(data); err != nil {
 				return err
 			}
-			written += int64(len(data))
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
