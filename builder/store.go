@@ -76,40 +76,45 @@ func OpenStore(root string, net registry.Options) (*Store, error) {
 	return s, nil
 }
 
-func openStore(root string, net registry.Options) (s *Store, err error) {
+func openStore(root string, net registry.Options) (*Store, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err
 	}
 	if err := checkFormat(root); err != nil {
 		return nil, err
 	}
-	s = &Store{root: root, net: net}
+	s := &Store{root: root, net: net}
+	var err error
 	if s.lease, err = lease.Open(root); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			s.Close()
-		}
-	}()
+	if err = s.openParts(); err == nil {
+		err = s.sweep()
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// openParts opens what the store is made of, and makes what is missing.
+func (s *Store) openParts() (err error) {
 	for _, dir := range []string{"images", "memo", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
-			return nil, err
+		if err := os.MkdirAll(filepath.Join(s.root, dir), 0o700); err != nil {
+			return err
 		}
 	}
-	if s.trees, err = snapshot.Open(filepath.Join(root, "trees"), snapshot.Options{Use: s.lease.Use}); err != nil {
-		return nil, err
+	if s.trees, err = snapshot.Open(filepath.Join(s.root, "trees"), snapshot.Options{Use: s.lease.Use}); err != nil {
+		return err
 	}
-	if s.cache, err = cache.Open(filepath.Join(root, "cache")); err != nil {
-		return nil, err
+	if s.cache, err = cache.Open(filepath.Join(s.root, "cache")); err != nil {
+		return err
 	}
-	if s.mounts, err = cachemount.Open(filepath.Join(root, "mounts")); err != nil {
-		return nil, err
+	if s.mounts, err = cachemount.Open(filepath.Join(s.root, "mounts")); err != nil {
+		return err
 	}
-	if s.blobs, err = layout.Create(root, layout.Options{Use: s.lease.Use}); err != nil {
-		return nil, err
-	}
-	return s, s.sweep()
+	s.blobs, err = layout.Create(s.root, layout.Options{Use: s.lease.Use})
+	return err
 }
 
 // checkFormat reads the format file and writes it into a new store.
