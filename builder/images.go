@@ -257,10 +257,38 @@ func parseImage(b []byte) (*Image, error) {
 	if err := d.Decode(img); err != nil {
 		return nil, fmt.Errorf("image record: %w", err)
 	}
-	if err := img.Config.Digest.Validate(); err != nil {
-		return nil, fmt.Errorf("image record: config: %w", err)
+	for _, one := range img.All() {
+		if err := one.check(); err != nil {
+			return nil, fmt.Errorf("image record: %w", err)
+		}
 	}
 	return img, nil
+}
+
+// check refuses a record that names content in a form that nothing here takes.
+func (i *Image) check() error {
+	if i == nil {
+		return errors.New("an image of another platform is missing")
+	}
+	digests := []digest.Digest{i.Config.Digest}
+	if i.Manifest != nil {
+		digests = append(digests, i.Manifest.Digest)
+	}
+	if i.Index != "" {
+		digests = append(digests, i.Index)
+	}
+	for _, l := range i.Layers {
+		digests = append(digests, l.DiffID)
+		if l.Blob != nil {
+			digests = append(digests, l.Blob.Digest)
+		}
+	}
+	for _, d := range digests {
+		if err := oci.CheckDigest(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Images returns the records of all images, by name. A damaged record is left out
