@@ -163,6 +163,9 @@ func loadFile(path string, v any) error {
 	if err := json.Unmarshal(body, v); err != nil {
 		return &Miss{"the cache entry is of another form: " + err.Error()}
 	}
+	if r, ok := v.(*Record); ok && !r.wellFormed() {
+		return &Miss{"the cache entry is of another form: it has a digest that is none"}
+	}
 	return nil
 }
 

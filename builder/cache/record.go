@@ -38,6 +38,18 @@ type Layer struct {
 	From string `json:"from,omitempty"`
 }
 
+// wellFormed tells whether what has to be a digest is one: paths are made of them.
+func (r *Record) wellFormed() bool {
+	digests := []digest.Digest{digest.Digest(r.Key)}
+	for _, l := range r.Layers {
+		digests = append(digests, l.DiffID)
+		if l.Blob != nil {
+			digests = append(digests, l.Blob.Digest)
+		}
+	}
+	return !slices.ContainsFunc(digests, func(d digest.Digest) bool { return d.Validate() != nil })
+}
+
 // Layer returns the layer packed under epoch, if the record has one.
 func (r *Record) Layer(epoch string) (Layer, bool) {
 	i := slices.IndexFunc(r.Layers, func(l Layer) bool { return l.Epoch == epoch })

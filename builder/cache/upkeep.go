@@ -57,10 +57,17 @@ func (c *Cache) Check(ctx context.Context, f func(path, reason string) error) (i
 
 // checkEntry reads one entry whole.
 func checkEntry(path string) error {
-	if filepath.Ext(path) != "."+filesKind {
-		var any json.RawMessage
-		return loadFile(path, &any)
+	switch filepath.Ext(path) {
+	case "." + recordKind:
+		return loadFile(path, &Record{})
+	case "." + filesKind:
+		return checkFiles(path)
 	}
+	var any json.RawMessage
+	return loadFile(path, &any)
+}
+
+func checkFiles(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
