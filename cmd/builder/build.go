@@ -29,7 +29,7 @@ type buildFlags struct {
 func newBuild(g *global) *cobra.Command {
 	f := &buildFlags{}
 	c := &cobra.Command{
-		Use:   "build [flags] CONTEXT",
+		Use: "build [flags] CONTEXT", Aliases: []string{"bud"},
 		Short: "Build an image from a Dockerfile",
 		Args:  args(1, 1, "one argument, the directory that COPY reads (often .)"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -72,8 +72,8 @@ func newBuild(g *global) *cobra.Command {
 	f.net.register(c)
 	f.sandbox.register(c)
 	f.attest.register(c)
-	f.refused.register(c, "annotation", "sbom",
-		"builder", "cgroup-parent", "squash")
+	registerAlways(c)
+	f.refused.register(c, "annotation", "sbom")
 	return c
 }
 

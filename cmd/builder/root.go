@@ -45,31 +45,20 @@ func newRoot(s streams, calm func()) *cobra.Command {
 		Short:         "Build Dockerfiles into OCI images, without a daemon",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          func(c *cobra.Command, args []string) error { return unknownCommand(c, args) },
+		Args:          unknownCommand,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.SuggestionsMinimumDistance = 2
 	c.SetIn(s.in)
 	c.SetOut(s.out)
 	c.SetErr(s.err)
-	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	c.SetFlagErrorFunc(flagError)
 	c.PersistentFlags().StringVar(&g.root, "root", "", "`directory` of the store (default $BUILDER_ROOT, else "+defaultRoot()+")")
-	c.PersistentFlags().BoolVar(&g.debug, "debug", false, "say more about what goes wrong")
+	c.PersistentFlags().BoolVarP(&g.debug, "debug", "D", false, "say more about what goes wrong")
 	c.AddCommand(newBuild(g), newLock(g), newCache(g), newRun(g), newImages(g), newInspect(g), newHistory(g), newTag(g), newRmi(g),
 		newPush(g), newPull(g), newSave(g), newLoad(g), newLogin(g), newLogout(g), newDu(g), newPrune(g), newCheck(g), newDoctor(g),
-		newVersion(g))
+		newVersion(g), newBuildx(g))
 	return c
-}
-
-func unknownCommand(c *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	hint := ""
-	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-		hint = fmt.Sprintf(" (did you mean %s?)", near[0])
-	}
-	return usagef("unknown command %q%s", args[0], hint)
 }
 
 // args makes a wrong number of arguments a usage error that names what is wanted.

@@ -27,7 +27,7 @@ func (f *sandboxFlags) register(c *cobra.Command) {
 	fl := c.Flags()
 	fl.StringArrayVar(&f.hosts, "add-host", nil, "`NAME:IP` for /etc/hosts")
 	fl.StringArrayVar(&f.ulimits, "ulimit", nil, "`NAME=SOFT[:HARD]`, as in nofile=1024:4096")
-	fl.StringVar(&f.memory, "memory", "", "most memory, as in `512m`")
+	fl.StringVarP(&f.memory, "memory", "m", "", "most memory, as in `512m`")
 	fl.StringVar(&f.cpu, "cpus", "", "most processors, as in `1.5`")
 	fl.Int64Var(&f.pids, "pids-limit", 0, "largest `number` of processes")
 	f.registerSnapshotter(c)
