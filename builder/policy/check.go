@@ -99,7 +99,9 @@ func (s *signed) check(ctx context.Context, i Image, at Place) error {
 			if err == nil {
 				return nil
 			}
-			reasons = append(reasons, fmt.Errorf("signature %s: %w", short(sig.Digest), err))
+			if !errors.Is(err, errAttestation) {
+				reasons = append(reasons, fmt.Errorf("signature %s: %w", short(sig.Digest), err))
+			}
 		}
 	}
 	if len(reasons) == 0 {
@@ -125,7 +127,7 @@ func signatures(ctx context.Context, at Place, d digest.Digest) ([]oci.Descripto
 	if err != nil {
 		return nil, err
 	}
-	manifests = append(manifests, referrers...)
+	manifests = append(manifests, slices.DeleteFunc(referrers, isAttestation)...)
 	var found []oci.Descriptor
 	for _, m := range manifests[:min(len(manifests), maxManifests)] {
 		if !oci.IsManifest(m.MediaType) {
@@ -140,7 +142,14 @@ func signatures(ctx context.Context, at Place, d digest.Digest) ([]oci.Descripto
 	return found, nil
 }
 
-// payloads are the layers of a manifest that are cosign's payloads.
+// isAttestation tells by its annotation that a bundle is about something else than a signature. Where the annotation is
+// wrong or lost, as in tags that stand in for the list of referrers, the statement tells.
+func isAttestation(d oci.Descriptor) bool {
+	p := d.Annotations[predicateAnnotation]
+	return p != "" && p != signPredicate
+}
+
+// payloads are the layers of a manifest that are cosign's payloads, or bundles.
 func payloads(ctx context.Context, at Place, m oci.Descriptor) ([]oci.Descriptor, error) {
 	data, err := oci.ReadAll(ctx, at, m, oci.MaxManifest)
 	if err != nil {
@@ -150,7 +159,7 @@ func payloads(ctx context.Context, at Place, m oci.Descriptor) ([]oci.Descriptor
 	if err != nil {
 		return nil, fmt.Errorf("signature manifest %w", err)
 	}
-	layers := slices.DeleteFunc(manifest.Layers, func(l oci.Descriptor) bool { return l.MediaType != payloadType })
+	layers := slices.DeleteFunc(manifest.Layers, func(l oci.Descriptor) bool { return l.MediaType != payloadType && !isBundle(l.MediaType) })
 	return layers[:min(len(layers), maxLayers)], nil
 }
 
@@ -170,6 +179,9 @@ type payload struct {
 // verify proves one signature: first that one of the keys made it, and only then what it
 // says.
 func (s *signed) verify(ctx context.Context, at Place, layer oci.Descriptor, want digest.Digest, ref *name.Ref) error {
+	if isBundle(layer.MediaType) {
+		return s.verifyBundle(ctx, at, layer, want)
+	}
 	sig, err := base64.StdEncoding.DecodeString(layer.Annotations[signatureAnnotation])
 	if err != nil || len(sig) == 0 {
 		return errors.New("it has no signature in its annotations")
@@ -178,8 +190,8 @@ func (s *signed) verify(ctx context.Context, at Place, layer oci.Descriptor, wan
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(s.keys, func(k key) bool { return k.verifies(data, sig) }) {
-		return errors.New("it was made with none of the policy's keys")
+	if !s.made(data, sig) {
+		return errWrongKey
 	}
 	var p payload
 	if err := json.Unmarshal(data, &p); err != nil {

@@ -9,7 +9,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -70,17 +69,8 @@ func (m *memory) put(mediaType string, data []byte) oci.Descriptor {
 func (m *memory) sign(t *testing.T, private crypto.Signer, about, kind string, image digest.Digest) oci.Descriptor {
 	t.Helper()
 	data := fmt.Appendf(nil, `{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":%q},"optional":null}`, about, image, kind)
-	sum, hash := sha256.Sum256(data), crypto.Hash(crypto.SHA256)
-	message := sum[:]
-	if _, ok := private.(ed25519.PrivateKey); ok {
-		message, hash = data, 0
-	}
-	sig, err := private.Sign(rand.Reader, message, hash)
-	if err != nil {
-		t.Fatal(err)
-	}
 	layer := m.put(payloadType, data)
-	layer.Annotations = map[string]string{signatureAnnotation: base64.StdEncoding.EncodeToString(sig)}
+	layer.Annotations = map[string]string{signatureAnnotation: base64.StdEncoding.EncodeToString(signatureOf(t, private, data))}
 	manifest := oci.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: m.put(ocispec.MediaTypeImageConfig, []byte("{}")), Layers: []oci.Descriptor{layer}}
 	manifest.SchemaVersion = 2
 	b, err := json.Marshal(manifest)
