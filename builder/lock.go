@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 
+	"builder/builder/buildctx"
 	"builder/builder/lockfile"
 	"builder/builder/plan"
 	"builder/builder/source/git"
@@ -82,7 +83,7 @@ func (s *Store) Lock(ctx context.Context, o BuildOptions, update []string) (*Loc
 	if l.Path == "" {
 		return nil, errors.New("lock: the Dockerfile is no file; say where the lock is to be written with --lock FILE")
 	}
-	if err := l.read(); err != nil {
+	if err := l.read(b.main.dir); err != nil {
 		return nil, err
 	}
 	if f.old = l.Old; f.old == nil {
@@ -96,11 +97,15 @@ func (s *Store) Lock(ctx context.Context, o BuildOptions, update []string) (*Loc
 }
 
 // read reads the file as it is.
-func (l *Lock) read() error {
-	text, err := readCapped(l.Path)
+func (l *Lock) read(contextDir string) error {
+	f, err := buildctx.Open(contextDir, l.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("open %q: %w", l.Path, err)
+	}
+	text, err := readCapped(f)
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"builder/builder/attest"
@@ -163,47 +161,22 @@ func (c *mainContext) find(o BuildOptions) (source []byte, shown, path string, e
 	case o.Dockerfile == "-":
 		source, err = io.ReadAll(io.LimitReader(o.Stdin, maxDockerfile+1))
 		return source, "Dockerfile", "", err
-	case c.remote:
-		source, shown, err = c.findRemote(o.Dockerfile)
-		return source, shown, "", err
 	}
-	if path, err = buildctx.FindDockerfile(c.dir, o.Dockerfile); err != nil {
+	f, path, err := c.openDockerfile(o.Dockerfile)
+	if err != nil {
 		return nil, "", "", err
 	}
-	source, err = readCapped(path)
+	source, err = readCapped(f)
+	if c.remote {
+		return source, path, "", err
+	}
 	return source, shownPath(o, path), path, err
 }
 
-// findRemote reads the Dockerfile of a context from outside, which may hold links to
-// anywhere: it is looked for inside the context alone.
-func (c *mainContext) findRemote(name string) ([]byte, string, error) {
-	names := []string{name}
-	if name == "" {
-		names = []string{"Dockerfile", "dockerfile"}
+// openDockerfile opens the Dockerfile that -f names or the context has.
+func (c *mainContext) openDockerfile(flag string) (*os.File, string, error) {
+	if c.remote {
+		return buildctx.OpenFetchedDockerfile(c.dir, flag)
 	}
-	root, err := os.OpenRoot(c.dir)
-	if err != nil {
-		return nil, "", err
-	}
-	defer root.Close()
-	for _, n := range names {
-		f, err := root.Open(strings.TrimPrefix(filepath.Clean("/"+n), "/"))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		defer f.Close()
-		st, err := f.Stat()
-		if err == nil && !st.Mode().IsRegular() {
-			err = fmt.Errorf("%s: not a regular file", n)
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		source, err := io.ReadAll(io.LimitReader(f, maxDockerfile+1))
-		return source, n, err
-	}
-	return nil, "", fmt.Errorf("find Dockerfile: the build context has no %s (name another with -f): %w", strings.Join(names, " or "), os.ErrNotExist)
+	return buildctx.OpenDockerfile(c.dir, flag)
 }

@@ -72,19 +72,8 @@ func shownPath(o BuildOptions, path string) string {
 // maxDockerfile bounds what is read as a Dockerfile, in bytes.
 const maxDockerfile = 16 << 20
 
-// readCapped reads a regular file, and no more of it than is needed to refuse it.
-func readCapped(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
+// readCapped reads a Dockerfile or a lock file, and no more of it than is needed to refuse it.
+func readCapped(f *os.File) ([]byte, error) {
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
 	return io.ReadAll(io.LimitReader(f, maxDockerfile+1))
 }

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
+	"builder/builder/buildctx"
 	"builder/builder/lockfile"
 	"builder/builder/plan"
 	"builder/builder/source/git"
@@ -64,15 +62,31 @@ func (b *build) openLock() error {
 // readLock reads the file that was asked for, or else the one beside the Dockerfile;
 // fs.ErrNotExist when there is none.
 func (b *build) readLock() (text []byte, shown string, err error) {
+	f, shown, err := b.openLockFile()
+	if err != nil {
+		return nil, "", err
+	}
+	text, err = readCapped(f)
+	return text, shown, err
+}
+
+// openLockFile opens that file. The one beside the Dockerfile was named by nobody, so that what it may lead to is the
+// context's alone.
+func (b *build) openLockFile() (f *os.File, shown string, err error) {
 	path := b.lockPath()
 	switch {
 	case b.o.Lock == "" && b.main.remote && b.main.dockerfile == nil && b.o.Dockerfile != "-":
-		return b.main.readInside(b.shown + lockSuffix)
+		path = b.shown + lockSuffix
+		f, err = buildctx.OpenInside(b.main.dir, path)
 	case path == "":
 		return nil, "", fs.ErrNotExist
+	default:
+		f, err = buildctx.Open(b.main.dir, path)
 	}
-	text, err = readCapped(path)
-	return text, path, err
+	if err != nil {
+		return nil, "", fmt.Errorf("open %q: %w", path, err)
+	}
+	return f, path, nil
 }
 
 // lockPath is the lock file as asked for or beside the Dockerfile; "" when that is no
@@ -82,22 +96,6 @@ func (b *build) lockPath() string {
 		return b.o.Lock
 	}
 	return b.path + lockSuffix
-}
-
-// readInside reads a file of a context from outside, which may hold links to anywhere.
-func (c *mainContext) readInside(path string) ([]byte, string, error) {
-	root, err := os.OpenRoot(c.dir)
-	if err != nil {
-		return nil, "", err
-	}
-	defer root.Close()
-	f, err := root.Open(strings.TrimPrefix(filepath.Clean("/"+path), "/"))
-	if err != nil {
-		return nil, "", err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxDockerfile+1))
-	return text, path, err
 }
 
 // missing is the error of a name that the lock file does not have. To take it for what it

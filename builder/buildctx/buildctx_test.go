@@ -1,6 +1,7 @@
 package buildctx
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -185,7 +186,7 @@ func TestHostileIgnoreFiles(t *testing.T) {
 		"dangling link":  {func(p string) error { return os.Symlink("nowhere", p) }, "does not exist"},
 		"loop":           {func(p string) error { return os.Symlink(".dockerignore", p) }, "too many levels"},
 		"fifo":           {func(p string) error { return unix.Mkfifo(p, 0o600) }, "not a regular file"},
-		"directory":      {func(p string) error { return os.Mkdir(p, 0o700) }, "not a regular file"},
+		"directory":      {func(p string) error { return os.Mkdir(p, 0o700) }, "is a directory"},
 		"link to a fifo": {func(p string) error { unix.Mkfifo(p+"x", 0o600); return os.Symlink(".dockerignorex", p) }, "not a regular file"},
 		"huge":           {func(p string) error { os.Create(p); return os.Truncate(p, 10<<30) }, "larger than"},
 	} {
@@ -213,33 +214,64 @@ func TestHostileIgnoreFiles(t *testing.T) {
 	})
 }
 
-func TestFindDockerfile(t *testing.T) {
+func TestOpenDockerfile(t *testing.T) {
 	dir, cwd := t.TempDir(), t.TempDir()
 	t.Chdir(cwd)
-	expect := func(flag, want, wantErr string) {
+	opened := func(open func(dir, flag string) (*os.File, string, error), flag, want, wantText, wantErr string) {
 		t.Helper()
-		got, err := FindDockerfile(dir, flag)
-		if wantErr == "" && (err != nil || got != want) {
-			t.Errorf("%q: %q, %v, want %q", flag, got, err, want)
+		f, got, err := open(dir, flag)
+		if wantErr != "" {
+			if err == nil || !strings.Contains(err.Error(), wantErr) {
+				t.Errorf("%q: error %v, want %q", flag, err, wantErr)
+			}
+			return
 		}
-		if wantErr != "" && (err == nil || !strings.Contains(err.Error(), wantErr)) {
-			t.Errorf("%q: error %v, want %q", flag, err, wantErr)
+		if err != nil || got != want {
+			t.Errorf("%q: %q, %v, want %q", flag, got, err, want)
+			return
+		}
+		defer f.Close()
+		if text, err := io.ReadAll(f); string(text) != wantText || err != nil {
+			t.Errorf("%q: %q, %v, want %q", flag, text, err, wantText)
 		}
 	}
-	expect("", "", "neither Dockerfile nor Containerfile")
-	write(t, filepath.Join(dir, "dockerfile"), "")
-	expect("", filepath.Join(dir, "dockerfile"), "")
-	write(t, filepath.Join(cwd, "real"), "")
-	check(t, os.Symlink(filepath.Join(cwd, "real"), filepath.Join(dir, "Dockerfile")))
-	expect("", filepath.Join(dir, "Dockerfile"), "")
-	expect("-", "-", "")
-	expect("real", "real", "")
-	expect("dockerfile", "", "did you mean")
-	expect("nowhere", "", "no such file or directory")
-	expect(dir, "", "is a directory")
-	check(t, os.Remove(filepath.Join(dir, "Dockerfile")))
-	check(t, os.Mkdir(filepath.Join(dir, "Dockerfile"), 0o755))
-	expect("", "", "is a directory")
+	local, fetched := OpenDockerfile, OpenFetchedDockerfile
+	file := func(name string) string { return filepath.Join(dir, name) }
+	opened(local, "", "", "", "neither Dockerfile nor Containerfile")
+	opened(fetched, "", "", "", "neither Dockerfile nor Containerfile")
+	write(t, file("Containerfile"), "c")
+	opened(fetched, "", "Containerfile", "c", "")
+	write(t, file("dockerfile"), "d")
+	opened(local, "", file("dockerfile"), "d", "")
+	write(t, filepath.Join(cwd, "real"), "r")
+	opened(local, "real", "real", "r", "")
+	opened(local, "dockerfile", "", "", "did you mean")
+	opened(local, "nowhere", "", "", "no such file or directory")
+	opened(local, dir, "", "", "is a directory")
+	opened(fetched, "../../dockerfile", "../../dockerfile", "d", "")
+
+	check(t, os.Symlink(filepath.Join(cwd, "real"), file("Dockerfile")))
+	check(t, os.Symlink(cwd, file("sub")))
+	check(t, os.Symlink("/dockerfile", file("inside")))
+	check(t, os.Symlink("../../../../../../../../proc/self/root"+cwd+"/real", file("magic")))
+	check(t, os.Symlink(file("inside"), filepath.Join(cwd, "link")))
+	check(t, unix.Mkfifo(file("fifo"), 0o600))
+	for flag, want := range map[string]string{
+		"": "does not exist in the build context", "Dockerfile": "does not exist in the build context", "sub/real": "no such file",
+		"magic": "does not exist in the build context", "fifo": "not a regular file",
+	} {
+		if flag != "" {
+			opened(local, file(flag), "", "", want)
+		} else {
+			opened(local, "", "", "", want)
+		}
+		opened(fetched, flag, "", "", want)
+	}
+	opened(local, file("inside"), file("inside"), "d", "")
+	opened(fetched, "inside", "inside", "d", "")
+	opened(local, "link", "", "", "does not exist") // what is outside of the context is read as the system reads it
+	check(t, os.Symlink(file("dockerfile"), filepath.Join(cwd, "direct")))
+	opened(local, "direct", "direct", "d", "")
 }
 
 func TestOpenDir(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/moby/patternmatcher/ignorefile"
@@ -83,7 +82,7 @@ func FindIgnore(contextDir, dockerfile string) (Ignore, error) {
 }
 
 func readIgnoreIn(dir, name string) (Ignore, error) {
-	f, err := openBeneath(dir, name)
+	f, err := openRegular(dir, name, unix.RESOLVE_BENEATH)
 	if err != nil {
 		return Ignore{}, fmt.Errorf("read %s: %w", name, err)
 	}
@@ -106,43 +105,4 @@ func linesOf(data []byte) map[string]int {
 		}
 	}
 	return lines
-}
-
-// openBeneath opens the regular file dir/name. Links are followed as long as they stay below dir. It never waits for a
-// writer of a FIFO.
-func openBeneath(dir, name string) (*os.File, error) {
-	dirfd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(dirfd)
-	fd, err := unix.Openat2(dirfd, name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	switch {
-	case errors.Is(err, unix.ENOENT) && isLink(dirfd, name):
-		return nil, errors.New("is a link to a file that does not exist")
-	case errors.Is(err, unix.EXDEV):
-		return nil, errors.New("is a link that leads out of its directory")
-	case err != nil:
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), name)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		f.Close()
-		return nil, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		f.Close()
-		return nil, errors.New("is not a regular file")
-	}
-	return f, nil
-}
-
-func isLink(dirfd int, name string) bool {
-	var st unix.Stat_t
-	err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 }
