@@ -6,7 +6,6 @@
 package tarball
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -14,6 +13,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"builder/oci/layer"
@@ -21,7 +22,7 @@ import (
 )
 
 // SniffLen is how many of the first bytes Sniff wants.
-const SniffLen = 1024
+const SniffLen = 512
 
 // Defaults for Limits: far beyond any honest context, small enough for a disk.
 const (
@@ -47,8 +48,24 @@ func Sniff(head []byte) bool {
 	if len(head) >= 8 && binary.LittleEndian.Uint32(head)&^0xf == 0x184d2a50 {
 		return true
 	}
-	_, err := tar.NewReader(bytes.NewReader(head)).Next()
-	return err == nil
+	return isTarHeader(head)
+}
+
+// isTarHeader tells whether head begins with a header of any kind of tar: its sum of all bytes is right, the sum's own field
+// counted as blanks. What follows the header, which may be that of a long name or of attributes, need not be there.
+func isTarHeader(head []byte) bool {
+	const at, end = 148, 156
+	if len(head) < SniffLen {
+		return false
+	}
+	want, err := strconv.ParseUint(strings.Trim(string(head[at:end]), " \x00"), 8, 32)
+	sum := uint64((end - at) * ' ')
+	for i, b := range head[:SniffLen] {
+		if i < at || i >= end {
+			sum += uint64(b)
+		}
+	}
+	return err == nil && sum == want
 }
 
 // Unpack unpacks a tar, plain or compressed as Sniff knows it, into the empty directory dir. Files belong to whom

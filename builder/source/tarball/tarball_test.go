@@ -137,8 +137,12 @@ func TestSniff(t *testing.T) {
 			t.Errorf("%.20q: %v", text, got)
 		}
 	}
-	if !Sniff(makeTar(t, file("f"))[:512]) {
-		t.Error("a tar's first header is not enough")
+	long := file("f")
+	long.PAXRecords = map[string]string{"comment": strings.Repeat("x", 2*SniffLen)}
+	for _, first := range []tar.Header{file("f"), long, file(strings.Repeat("f", 300))} {
+		if !Sniff(makeTar(t, first)[:512]) {
+			t.Error("a tar's first header is not enough")
+		}
 	}
 }
 
