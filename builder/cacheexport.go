@@ -189,7 +189,7 @@ func (s *Store) ExportCache(ctx context.Context, res *Result, to CacheTo, sendin
 		return nil
 	}
 	err = fmt.Errorf("export cache to %s: %w", to, err)
-	ui.Fail(err)
+	fail(ui, err)
 	return err
 }
 

@@ -348,7 +348,7 @@ func (b *build) lazyTree(ctx context.Context, s *plan.Step) (snapshot.ID, error)
 	case b.fromCache(err):
 		ui.Done("") // told as a warning
 	case err != nil:
-		ui.Fail(err)
+		fail(ui, err)
 	default:
 		ui.Done("")
 	}

@@ -87,7 +87,7 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*Checked, error) {
 		found, err := part.do(ctx)
 		if err != nil {
 			err = fmt.Errorf("check %s: %w", part.name, err)
-			ui.Fail(err)
+			fail(ui, err)
 			return &c.Checked, err
 		}
 		ui.Done(found)

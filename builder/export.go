@@ -46,7 +46,7 @@ func (s *Store) Export(ctx context.Context, img *Image, o Output, stdout io.Writ
 	e.ui.Start()
 	if err := e.run(ctx); err != nil {
 		err = fmt.Errorf("%s: %w", what, err)
-		e.ui.Fail(err)
+		fail(e.ui, err)
 		return err
 	}
 	e.ui.Done("")

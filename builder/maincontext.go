@@ -55,7 +55,7 @@ func (b *build) openMain(ctx context.Context) (*mainContext, error) {
 		err = b.bringMain(ctx, c)
 	}
 	if err != nil {
-		ui.Fail(err)
+		fail(ui, err)
 		return nil, errors.Join(err, c.close())
 	}
 	ui.Done("")

@@ -81,7 +81,7 @@ func (s *Store) SaveMount(ctx context.Context, id string, to MountPlace, p *prog
 	d, err := s.saveMount(ctx, id, to, ui)
 	if err != nil {
 		err = fmt.Errorf("save cache mount %q: %w", id, err)
-		ui.Fail(err)
+		fail(ui, err)
 		return "", err
 	}
 	ui.Done(string(d))
@@ -179,7 +179,7 @@ func (s *Store) RestoreMount(ctx context.Context, id string, from MountPlace, p 
 	ui.Start()
 	if err := s.restoreMount(ctx, id, from, ui); err != nil {
 		err = fmt.Errorf("restore cache mount %q: %w", id, err)
-		ui.Fail(err)
+		fail(ui, err)
 		return err
 	}
 	ui.Done("")

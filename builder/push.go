@@ -164,7 +164,7 @@ func (pl *place) end(note string, err error) {
 	}
 	pl.ended = true
 	if err != nil {
-		pl.ui.Fail(err)
+		fail(pl.ui, err)
 		return
 	}
 	pl.ui.Done(note)

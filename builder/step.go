@@ -279,7 +279,7 @@ func (b *build) report(ctx context.Context, err error, s *plan.Step) error {
 		b.ui[s.Index].Fail(errors.New("canceled"))
 		return err
 	}
-	b.ui[s.Index].Fail(err)
+	fail(b.ui[s.Index], err)
 	return b.file.At(s.Range, err)
 }
 
@@ -347,3 +347,6 @@ func (b *build) tree(ctx context.Context, s *plan.Step) (snapshot.ID, error) {
 	}
 	return res.tree, nil
 }
+
+// fail ends what ui shows with an error, which may name files of anybody's.
+func fail(ui *progress.Step, err error) { ui.Fail(errors.New(dockerfile.ErrorText(err))) }

@@ -24,7 +24,7 @@ func (s *Store) Pull(ctx context.Context, ref string, platform oci.Platform, p *
 	ui.Start()
 	img, err := s.pull(ctx, n, platform, ui)
 	if err != nil {
-		ui.Fail(err)
+		fail(ui, err)
 		return nil, err
 	}
 	ui.Done(string(img.Manifest.Digest))

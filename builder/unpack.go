@@ -51,7 +51,7 @@ func (s *Store) unpackImage(ctx context.Context, img *Image, p *progress.Printer
 	ui.Start()
 	tree, err := s.unpackAlone(ctx, img, ui)
 	if err != nil {
-		ui.Fail(err)
+		fail(ui, err)
 		return "", err
 	}
 	ui.Done("")

@@ -3,6 +3,8 @@ package dockerfile_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"testing"
 
@@ -182,6 +184,25 @@ func TestQuote(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%v: %q, want %q", c.r, got, c.want)
+		}
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	path := &fs.PathError{Op: "open", Path: "a\nbuilder: done\r\nb", Err: fs.ErrNotExist}
+	link := &os.LinkError{Op: "link", Old: "x\ny", New: "\x1b[2J\n", Err: fs.ErrExist}
+	const shown = `open a\nbuilder: done\r\nb: file does not exist`
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{path, shown},
+		{fmt.Errorf("copy: %w", path), "copy: " + shown},
+		{errors.Join(path, errors.New("two\nlines"), link), shown + "\ntwo\nlines\nlink x\\ny \\x1b[2J\\n: file already exists"},
+		{(&dockerfile.File{Name: "Dockerfile"}).At(dockerfile.Range{}, fmt.Errorf("x: %w", path)), "Dockerfile: x: " + shown},
+	} {
+		if got := dockerfile.ErrorText(c.err); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
 }

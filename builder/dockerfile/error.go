@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
@@ -32,7 +31,7 @@ func (e *Error) Error() string {
 	if e.Instruction != "" {
 		text += ": " + e.Instruction
 	}
-	return text + ": " + Visible(e.Err.Error())
+	return text + ": " + ErrorText(e.Err)
 }
 
 // Unwrap returns the cause.
@@ -171,19 +170,6 @@ func (f *File) lines() [][]byte {
 		lines[i] = []byte(shown)
 	}
 	return lines
-}
-
-// Visible returns text with nothing in it that a terminal would act on, but for tabs and line ends.
-func Visible(text string) string {
-	var b strings.Builder
-	for _, c := range strings.ReplaceAll(text, "\r\n", "\n") {
-		if c == '\t' || c == '\n' || unicode.IsGraphic(c) {
-			b.WriteRune(c)
-			continue
-		}
-		b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(c), "'"))
-	}
-	return b.String()
 }
 
 // cut shortens line to width characters.

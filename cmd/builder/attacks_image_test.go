@@ -21,7 +21,8 @@ import (
 //	dir NAME [MODE] · file NAME [TEXT] · link NAME TARGET · hard NAME TARGET · fifo NAME · block NAME · lie NAME SIZE
 //	copy NAME FILE
 //
-// Variables of the script are replaced; "-" stands for the empty name. A lie has a size and nothing behind it.
+// Variables of the script are replaced; "-" stands for the empty name, and what begins with a double quote is as Go writes
+// strings. A lie has a size and nothing behind it.
 func cmdLayer(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: layer file list")
@@ -36,9 +37,9 @@ func cmdLayer(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		arg := ""
 		if len(fields) > 2 {
-			arg = os.Expand(fields[2], ts.Getenv)
+			arg = layerWord(ts, fields[2])
 		}
-		h, body := layerEntry(ts, fields[0], os.Expand(fields[1], ts.Getenv), arg)
+		h, body := layerEntry(ts, fields[0], layerWord(ts, fields[1]), arg)
 		lied = lied || h.Size != int64(len(body))
 		ts.Check(w.WriteHeader(h))
 		_, err := w.Write(body)
@@ -48,6 +49,15 @@ func cmdLayer(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), buf.Bytes(), 0o644))
+}
+
+func layerWord(ts *testscript.TestScript, word string) string {
+	if strings.HasPrefix(word, `"`) {
+		text, err := strconv.Unquote(word)
+		ts.Check(err)
+		return text
+	}
+	return os.Expand(word, ts.Getenv)
 }
 
 func layerEntry(ts *testscript.TestScript, kind, name, arg string) (*tar.Header, []byte) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"builder/builder"
 	"builder/oci"
@@ -100,8 +101,8 @@ func printHistory(w io.Writer, rows []historyRow, whole bool, now time.Time) err
 
 // printable keeps text from driving the terminal or breaking the table.
 func printable(r rune) rune {
-	if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-		return ' '
+	if unicode.IsGraphic(r) {
+		return r
 	}
-	return r
+	return ' '
 }

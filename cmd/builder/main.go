@@ -117,7 +117,7 @@ func report(w io.Writer, err error) {
 			fmt.Fprintln(w, "  "+line)
 		}
 	}
-	fmt.Fprintln(w, "builder:", dockerfile.Visible(strings.TrimPrefix(err.Error(), "builder: ")))
+	fmt.Fprintln(w, "builder:", strings.TrimPrefix(dockerfile.ErrorText(err), "builder: "))
 	var place *dockerfile.Error
 	if errors.As(err, &place) && place.Excerpt != "" {
 		fmt.Fprintln(w, strings.TrimRight(place.Excerpt, "\n"))
