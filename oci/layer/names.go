@@ -2,19 +2,46 @@ package layer
 
 import (
 	"archive/tar"
+	"bufio"
 	"errors"
 	"fmt"
 	"path"
 	"strings"
 )
 
-// checkGlobal passes over a global header, as git archive writes one. What would change the entries that follow is
-// refused: programs differ in whether they obey it.
-func checkGlobal(h *tar.Header) error {
+// beginsGlobal tells whether the first header of a tar is a global one.
+func beginsGlobal(b *bufio.Reader) bool {
+	const at = 156 // of a header's kind
+	head, _ := b.Peek(at + 1)
+	return len(head) > at && head[at] == tar.TypeXGlobalHeader
+}
+
+// checkGlobal passes over a global header, as git archive writes one at the very beginning. Programs differ in whether they
+// obey what would change the entries that follow, and in what an extended header before a global one means: both are refused.
+func checkGlobal(h *tar.Header, first bool) error {
+	if !first {
+		return errors.New("a global header behind other entries")
+	}
 	for key := range h.PAXRecords {
 		if key != "comment" && key != "mtime" && key != "atime" && key != "ctime" {
 			return fmt.Errorf("a global header sets %q for all entries", key)
 		}
+	}
+	return nil
+}
+
+// checkNames refuses an entry whose headers name it, or what it links to, in two ways: programs differ in which of an
+// extended header and a long name of GNU's counts, and in when they heed the name of a sparse file.
+func checkNames(h *tar.Header) error {
+	name := h.PAXRecords["GNU.sparse.name"]
+	if name == "" {
+		name = h.PAXRecords["path"]
+	}
+	if name != "" && name != h.Name {
+		return fmt.Errorf("another of its headers calls it %q", name)
+	}
+	if link := h.PAXRecords["linkpath"]; link != "" && link != h.Linkname {
+		return fmt.Errorf("its headers link it to %q and to %q", h.Linkname, link)
 	}
 	return nil
 }

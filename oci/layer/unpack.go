@@ -50,6 +50,7 @@ func UnpackLimited(ctx context.Context, r io.Reader, dir string, lower overlay.S
 func (u *unpacker) unpack(r io.Reader) error {
 	defer u.close()
 	b := bufio.NewReaderSize(r, 256<<10)
+	u.global = beginsGlobal(b)
 	if err := u.entries(tar.NewReader(b)); err != nil {
 		return err
 	}
@@ -77,6 +78,7 @@ type unpacker struct {
 	times  map[string]unix.Timespec
 	limits Limits
 	opaque bool            // the root hides all of lower
+	global bool            // the next entry may be a global header
 	add    *ExtractOptions // the tar is no layer but an archive of plain files
 	crew   *crew           // nil when dir was not empty: then every name may meet another
 	buf    []byte
@@ -174,8 +176,13 @@ func entryError(h *tar.Header, err error) error {
 
 // entry does what one entry of the tar says.
 func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
+	first := u.global
+	u.global = false
 	if h.Typeflag == tar.TypeXGlobalHeader {
-		return checkGlobal(h)
+		return checkGlobal(h, first)
+	}
+	if err := checkNames(h); err != nil {
+		return err
 	}
 	name, err := cleanName(h.Name)
 	if err != nil {
