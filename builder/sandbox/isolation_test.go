@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -220,6 +221,8 @@ func TestHostilePlaces(t *testing.T) {
 		{[]string{"etc/hosts/"}, "mount /etc/hosts: the image has a directory there"},
 		{[]string{"etc/hosts->/proc/1/x"}, "nothing can be mounted on /proc/1/x"},
 		{[]string{"etc->/dev"}, ""},
+		// What is written to /proc on the way in goes to the machine's, never to what the image has in its place.
+		{[]string{"proc/sys/net/ipv4/ping_group_range->" + host + "/null", "proc/self/attr/exec->" + host + "/null", "proc/1->" + host}, ""},
 	} {
 		b := newBox(t, busybox(t, test.tree...))
 		err := b.run("/bin/true")
@@ -242,6 +245,50 @@ func TestHostilePlaces(t *testing.T) {
 			t.Errorf("target %s: %v", target, err)
 		}
 	}
+}
+
+// TestExchangedMountTargets mounts below a directory that another step has too, and exchanges there the target's parents
+// for links, as fast as it can, while the mounts are made. Nothing ever appears on the host.
+func TestExchangedMountTargets(t *testing.T) {
+	host, shared := t.TempDir(), t.TempDir()
+	makeTree(t, host, "proc/", "t/")
+	makeTree(t, shared, "sub/t/", "out->"+host, "up->../../../../../../../.."+host, "proc->/proc")
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				link := []string{"out", "up", "proc"}[i%3]
+				unix.Renameat2(unix.AT_FDCWD, shared+"/sub", unix.AT_FDCWD, shared+"/"+link, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	b := newBox(t, busybox(t))
+	b.Mounts = []Mount{
+		{Kind: BindMount, Source: shared, Target: "/c"},
+		{Kind: TmpfsMount, Target: "/c/sub/t"},
+		{Kind: FileMount, Target: "/c/sub/new/file", Data: []byte("x"), Mode: 0o644},
+	}
+	mounted := 0
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		if b.run("/bin/sh", "-c", "echo x >/c/sub/t/written; ls /c/sub/") == nil {
+			mounted++
+		}
+	}
+	close(stop)
+	<-done
+	if mounted == 0 {
+		t.Error("nothing was ever mounted")
+	}
+	filepath.WalkDir(host, func(path string, _ os.DirEntry, _ error) error {
+		if rel := strings.TrimPrefix(path, host); rel != "" && rel != "/proc" && rel != "/t" {
+			t.Errorf("on the host appeared %s", path)
+		}
+		return nil
+	})
 }
 
 func TestMounts(t *testing.T) {
