@@ -5,7 +5,8 @@
 GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TAGS        := -tags pid1
-LDFLAGS     := -s -w -X main.version=$(VERSION)
+# Functions of few bytes are many: aligned to 16 instead of 32 they take 176 kB less.
+LDFLAGS     := -s -w -funcalign=16 -X main.version=$(VERSION)
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TESTFLAGS   ?= -count=1 -timeout=20m
@@ -25,8 +26,8 @@ build: pid1 ## the static binary, bin/builder
 
 # The small program that sandboxes start with, which the binary embeds.
 pid1:
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o builder/sandbox/pid1/pid1 ./builder/sandbox/pid1
-	gzip -9nkf builder/sandbox/pid1/pid1
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -funcalign=16 -buildid=' -o builder/sandbox/pid1/pid1 ./builder/sandbox/pid1
+	$(GO) run builder/sandbox/pid1/compress.go builder/sandbox/pid1/pid1
 
 demo: build ## build, run and rebuild a small image from nothing
 	testdata/demo/run bin/builder

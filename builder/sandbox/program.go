@@ -1,13 +1,11 @@
 package sandbox
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"sync"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,11 +32,12 @@ func sealedPid1() (int, error) {
 	if len(pid1) == 0 {
 		return -1, os.ErrNotExist
 	}
-	plain, err := gzip.NewReader(bytes.NewReader(pid1))
+	plain, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return -1, err
 	}
-	program, err := io.ReadAll(plain)
+	defer plain.Close()
+	program, err := plain.DecodeAll(pid1, nil)
 	if err != nil {
 		return -1, err
 	}
