@@ -275,7 +275,8 @@ func finish(dir string, t time.Time, times bool) error {
 	if err != nil || !times {
 		return err
 	}
-	ts := []unix.Timespec{unix.NsecToTimespec(t.UnixNano()), unix.NsecToTimespec(t.UnixNano())}
+	at := unix.Timespec{Sec: t.Unix()} // a commit may be of a time beyond the reach of nanoseconds
+	ts := []unix.Timespec{at, at}
 	for _, name := range slices.Backward(all) { // a directory after what is in it
 		if err := unix.UtimesNanoAt(unix.AT_FDCWD, name, ts, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return &fs.PathError{Op: "set times", Path: name, Err: err}

@@ -262,6 +262,13 @@ func TestModesAndTimes(t *testing.T) {
 	if _, err := Checkout(t.Context(), req); err == nil {
 		t.Error("mtime=never")
 	}
+	late, dir := time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC), t.TempDir()
+	if err := finish(dir, late, true); err != nil {
+		t.Fatal(err)
+	}
+	if info, _ := os.Stat(dir); !info.ModTime().Equal(late) {
+		t.Errorf("a commit of 2300 is of %v", info.ModTime())
+	}
 }
 
 func TestEmptyTreeAndRepository(t *testing.T) {
