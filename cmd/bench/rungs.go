@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -16,8 +17,14 @@ func (o *options) ladder() []*rung {
 	return ladder("2")
 }
 
-// ladder is data. wait is how long the four stages of fan4 sleep, in seconds.
+// ladder is all rungs, from commands that do nothing to what comes over the network. wait is how long the four stages of
+// fan4 sleep, in seconds.
 func ladder(wait string) []*rung {
+	return slices.Concat(stepRungs(wait), fileRungs(), imageRungs(), pullRungs())
+}
+
+// stepRungs are about steps that have nothing to do.
+func stepRungs(wait string) []*rung {
 	return []*rung{
 		{
 			name: "chain20", work: "20 x `RUN true` on a Debian base", most: 0.35,
@@ -47,6 +54,12 @@ func ladder(wait string) []*rung {
 				"limit": shell("for i in 1 2 3 4; do unshare -m -p -f -n -u -i sleep " + wait + " & done; wait"),
 			},
 		},
+	}
+}
+
+// fileRungs are about many files.
+func fileRungs() []*rung {
+	return []*rung{
 		{
 			name: "many-cold", work: "COPY of 50,000 files (100 MB) and one RUN", most: 3.5,
 			timed: "`build --network host`", before: "a new store with the base unpacked",
@@ -71,6 +84,12 @@ func ladder(wait string) []*rung {
 				"buildah": touched(cached(buildahWarm(many, "--network", "host"))), "limit": copyAndHash,
 			},
 		},
+	}
+}
+
+// imageRungs are about many bytes, and how they leave.
+func imageRungs() []*rung {
+	return []*rung{
 		{
 			name: "layer-cold", work: "COPY of a 240 MB tar, RUN tar -x (14,000 files)", most: 4,
 			timed: "`build --network host`", before: "a new store with the base unpacked",
@@ -103,6 +122,12 @@ func ladder(wait string) []*rung {
 				"limit": freshShell(`cp "$2" data & sha256sum "$2"; wait $!`, (*workload).big),
 			},
 		},
+	}
+}
+
+// pullRungs are about what comes over the network.
+func pullRungs() []*rung {
+	return []*rung{
 		{
 			name: "pull", work: "FROM and LABEL only, base not in the store", most: 0.09,
 			timed: "`build`", before: "a new, empty store",
