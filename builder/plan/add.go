@@ -32,7 +32,7 @@ func (p *planner) addFiles(s *stage, c *command, i *instructions.AddCommand) err
 		if err != nil {
 			return err
 		}
-		step := p.fetch(fetched, s.label, t.prefix+"fetch "+redacted(src), dockerfile.Span(c.where))
+		step := p.fetch(fetched, s.label, t.prefix+"fetch "+dockerfile.HideCredentials(src), dockerfile.Span(c.where))
 		sources = append(sources, fetchedSource(step, i.Unpack != nil && *i.Unpack))
 	}
 	if len(sources) > 0 {

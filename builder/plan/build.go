@@ -260,7 +260,7 @@ func (p *planner) mainContext() From {
 	}
 	name := "[internal] load remote build context"
 	if _, ok := p.main.(*Git); ok {
-		name = "[internal] load git source " + redacted(p.opts.MainContext)
+		name = "[internal] load git source " + dockerfile.HideCredentials(p.opts.MainContext)
 	}
 	return From{Tree: true, Step: p.fetch(p.main, "context", name, dockerfile.Range{})}
 }

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -157,7 +156,7 @@ func (p *planner) contextSource(key string, s *stage) (source, error) {
 		return src, nil
 	case GitContext, HTTPContext:
 		op, err := Fetch(value, true, nil)
-		src.fetch, src.shown = op, fmt.Sprintf("[context %s] %s", key, redacted(value))
+		src.fetch, src.shown = op, fmt.Sprintf("[context %s] %s", key, dockerfile.HideCredentials(value))
 		return src, err
 	}
 	return src, fmt.Errorf("named context %q: unsupported context source %s", key, value)
@@ -173,14 +172,6 @@ func (p *planner) imageSource(src source, image string, s *stage) (source, error
 	}
 	src.ref, src.shown = p.ref(ref.String(), s), fmt.Sprintf("[context %s] %s", src.context, image)
 	return src, nil
-}
-
-// redacted is a URL without the password that it may hold.
-func redacted(text string) string {
-	if u, err := url.Parse(text); err == nil {
-		return u.Redacted()
-	}
-	return text
 }
 
 // checkImagePlatform warns of an image that is made for another platform than the one it is used for.
