@@ -198,7 +198,7 @@ func (e *endpoint) tryPut(ctx context.Context, d oci.Descriptor, data []byte, re
 	}
 	resp.Body.Close()
 	got := digestOf(resp.Header.Get("Docker-Content-Digest"))
-	if got != "" && got.Algorithm() == d.Digest.Algorithm() && got != d.Digest {
+	if got != "" && got != d.Digest && (oci.CheckDigest(got) != nil || got.Algorithm() == d.Digest.Algorithm()) {
 		return false, fmt.Errorf("%w: the registry kept it as %.150q", oci.ErrMismatch, got)
 	}
 	return resp.Header.Get("OCI-Subject") != "", nil
