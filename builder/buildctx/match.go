@@ -64,11 +64,17 @@ func checkPattern(p string) error {
 	if strings.TrimSpace(p) == "!" {
 		return fmt.Errorf(`illegal exclusion pattern: "!"`)
 	}
-	pm, err := patternmatcher.New([]string{strings.TrimPrefix(strings.TrimSpace(p), "!")})
-	if err == nil {
-		_, err = pm.MatchesOrParentMatches("x")
+	// An exception is compiled only when what it is asked about is hidden, any other pattern only when it is not.
+	for _, patterns := range [][]string{{p}, {"**", p}} {
+		pm, err := patternmatcher.New(patterns)
+		if err == nil {
+			_, err = pm.MatchesOrParentMatches("x")
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 func (m *matcher) excluded(p string, isDir bool) (hidden, prune bool) {

@@ -40,14 +40,17 @@ func checkPattern(t string) error {
 	if len(t) > maxPath {
 		return fmt.Errorf("longer than %d bytes", maxPath)
 	}
-	if _, err := patternmatcher.New([]string{t}); err != nil {
-		return err
+	// An exception is compiled only when what it is asked about is kept out, any other pattern only when it is not.
+	for _, text := range [][]string{{t}, {"**", t}} {
+		m, err := patternmatcher.New(text)
+		if err == nil {
+			_, err = m.MatchesOrParentMatches("x")
+		}
+		if err != nil {
+			return err
+		}
 	}
-	m, err := patternmatcher.New([]string{strings.TrimPrefix(strings.TrimSpace(t), "!")})
-	if err == nil {
-		_, err = m.MatchesOrParentMatches("x")
-	}
-	return err
+	return nil
 }
 
 // match tells whether p is matched, given what its directory was.
