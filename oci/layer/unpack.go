@@ -246,6 +246,9 @@ func (u *unpacker) copyUpDirs(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if u.add == nil && strings.Contains("/"+real, "/"+whiteoutPrefix) {
+		return "", fmt.Errorf("a link leads to %q: no layer can hold that", real) // and so none could be packed from here
+	}
 	if err := overlay.CopyUpDirs(u.dir, u.lower, real); err != nil {
 		return "", err
 	}
