@@ -12,9 +12,12 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TESTFLAGS   ?= -count=1 -timeout=20m
 PACKAGES    ?= ./...
 FUZZTIME    ?= 1m
-FUZZ        := builder/plan:FuzzParse builder/plan:FuzzMount builder/buildctx:FuzzIgnore builder/buildctx:FuzzMemoFile builder/cache:FuzzRecord \
-	builder/progress:FuzzEditor builder/sandbox/child:FuzzDecode builder/secret:FuzzMask oci:FuzzDocuments oci/archive:FuzzRead \
-	oci/layer:FuzzChanges oci/layer:FuzzUnpack oci/name:FuzzParse
+FUZZ        := builder:FuzzStore builder/plan:FuzzParse builder/plan:FuzzMount builder/buildctx:FuzzIgnore builder/buildctx:FuzzMemoFile \
+	builder/cache:FuzzRecord builder/cdi:FuzzParse builder/copier:FuzzWalk builder/lockfile:FuzzParse builder/policy:FuzzPolicy \
+	builder/progress:FuzzEditor builder/sandbox/child:FuzzDecode builder/secret:FuzzMask builder/sharedcache:FuzzConfig \
+	builder/source/git:FuzzOutput builder/source/git:FuzzRemote oci:FuzzDocuments oci/archive:FuzzRead oci/chunked:FuzzRead \
+	oci/layer:FuzzChanges oci/layer:FuzzUnpack oci/layer:FuzzWhiteouts oci/name:FuzzParse \
+	oci/registry:FuzzAnswers oci/registry:FuzzConfig oci/registry/hosts:FuzzLookup
 # Where the measurements keep their workload; bench-growth fills 45 GB for its largest file.
 BENCHDIR    ?= /var/tmp/builder-bench
 
@@ -48,8 +51,7 @@ race: setup pid1 ## the same under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test $(TAGS) -race -short $(TESTFLAGS) $(PACKAGES)
 
 fuzz: ## all that reads bytes from outside, each target for FUZZTIME (1m)
-	set -e; for f in $(FUZZ); do \
-		CGO_ENABLED=0 $(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s ./$${f%:*}; done
+	@GO=$(GO) FUZZTIME=$(FUZZTIME) testdata/fuzz-all $(FUZZ)
 
 bench: build setup ## the ladder beside its limits and buildah, into docs/performance.md
 	$(GO) run ./cmd/bench -dir $(BENCHDIR) -write docs/performance.md $(BENCHFLAGS)
