@@ -7,6 +7,8 @@ VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 
 TAGS        := -tags pid1
 # Functions of few bytes are many: aligned to 16 instead of 32 they take 176 kB less.
 LDFLAGS     := -s -w -funcalign=16 -X main.version=$(VERSION)
+# Nothing is inlined in libraries that only wait or never run: 230 kB less. protobuf comes with BuildKit's parser, which does not use it.
+GCFLAGS     := $(foreach lib,google.golang.org/protobuf github.com/minio go.yaml.in,-gcflags=$(lib)/...=-l)
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TESTFLAGS   ?= -count=1 -timeout=20m
@@ -25,11 +27,12 @@ BENCHDIR    ?= /var/tmp/builder-bench
 .PHONY: build pid1 demo setup test torture conformance race fuzz bench bench-growth bench-go bench-compare lint fmt clean help
 
 build: pid1 ## the static binary, bin/builder
-	CGO_ENABLED=0 $(GO) build $(TAGS) -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/builder ./cmd/builder
+	CGO_ENABLED=0 $(GO) build $(TAGS) $(GCFLAGS) -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/builder ./cmd/builder
 
-# The small program that sandboxes start with, which the binary embeds.
+# The small program that sandboxes start with, which the binary embeds. It runs for milliseconds, all of them system calls: what
+# is not inlined costs none and makes it smaller by a tenth.
 pid1:
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -funcalign=16 -buildid=' -o builder/sandbox/pid1/pid1 ./builder/sandbox/pid1
+	CGO_ENABLED=0 $(GO) build -gcflags=all=-l -trimpath -buildvcs=false -ldflags '-s -w -funcalign=16 -buildid=' -o builder/sandbox/pid1/pid1 ./builder/sandbox/pid1
 	$(GO) run builder/sandbox/pid1/compress.go builder/sandbox/pid1/pid1
 
 demo: build ## build, run and rebuild a small image from nothing
