@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -367,5 +369,39 @@ func TestErrorsOfARegistryAreOneCleanLine(t *testing.T) {
 		if errors.Is(err, oci.ErrNotFound) != (status == 404) {
 			t.Errorf("%d: not found? %v", status, err)
 		}
+	}
+}
+
+// A host that is only called like another, or is the same on another port, gets nothing of what is kept for that.
+func TestLookalikeHosts(t *testing.T) {
+	asks := newTrap(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="give"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	bare, port, _ := strings.Cut(asks.host, ":")
+	var names []string
+	for _, name := range []string{bare, bare + ":443", bare + ":" + port + "1", "1" + asks.host, asks.host + ".example", "x." + asks.host,
+		asks.host + "@example", "example/" + asks.host, "*", "*:" + port, "", "localhost:" + port, "https://" + bare} {
+		names = append(names, fmt.Sprintf(`%q: {"auth": "YWxpY2U6c2VjcmV0"}`, name))
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.json")
+	ping := func(auths string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(`{"auths": {`+auths+`}}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := registry.Ping(t.Context(), asks.host, registry.Options{ConfigDir: dir}); !errors.Is(err, registry.ErrAuth) {
+			t.Errorf("%s: %v", auths, err)
+		}
+	}
+	for _, name := range names {
+		ping(name)
+	}
+	ping(strings.Join(names, ","))
+	asks.check(t, true)
+	ping(fmt.Sprintf(`%q: {"auth": "YWxpY2U6c2VjcmV0"}`, asks.host))
+	if len(asks.auth) == 0 {
+		t.Error("the host itself gets nothing either")
 	}
 }
