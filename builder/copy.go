@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"builder/builder/copier"
 	"builder/builder/plan"
@@ -133,17 +134,26 @@ func (b *build) request(ctx context.Context, op *plan.Copy, sel *selection) (cop
 }
 
 // extract unpacks an archive that ADD found, into a directory of the tree.
-func (sel *selection) extract(ctx context.Context, r io.Reader, dir string) error {
-	plain, _, err := layer.DecompressAny(r)
-	if err != nil {
-		return err
-	}
+func (sel *selection) extract(ctx context.Context, f *os.File, dir string) error {
 	o := layer.ExtractOptions{Dir: dir}
 	if sel.owner != nil {
 		o.Owner = &layer.Owner{UID: sel.owner.UID, GID: sel.owner.GID}
 	}
-	err = layer.Extract(ctx, plain, sel.draft.Upper(), sel.draft.Lower(), o)
-	return errors.Join(err, plain.Close())
+	return extractFile(ctx, f, sel.draft, o)
+}
+
+// extractFile unpacks an archive into a draft, and no more of it than its size can honestly hold.
+func extractFile(ctx context.Context, f *os.File, draft *snapshot.Draft, o layer.ExtractOptions) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	plain, _, err := layer.DecompressAny(f)
+	if err != nil {
+		return err
+	}
+	o.Limits = layer.LimitsFor(st.Size())
+	return errors.Join(layer.Extract(ctx, plain, draft.Upper(), draft.Lower(), o), plain.Close())
 }
 
 // source is the tree that a COPY reads.

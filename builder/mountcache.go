@@ -242,7 +242,7 @@ func (s *Store) findMount(ctx context.Context, id string, from MountPlace) (_ *k
 
 // unpack fills an empty directory.
 func (k *keptMount) unpack(ctx context.Context, dir string, ui *progress.Step) error {
-	return unpackStream(ctx, dir, func(w io.Writer) error {
+	return unpackStream(ctx, dir, k.size, func(w io.Writer) error {
 		return chunked.Read(ctx, k.src, k.desc, &shownWriter{w: w, ui: ui, size: k.size})
 	})
 }
@@ -276,7 +276,11 @@ func unpackArchive(ctx context.Context, path, dir string) error {
 		return err
 	}
 	defer f.Close()
-	return unpackStream(ctx, dir, func(w io.Writer) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return unpackStream(ctx, dir, st.Size(), func(w io.Writer) error {
 		plain, _, err := layer.DecompressAny(f)
 		if err != nil {
 			return err
@@ -286,8 +290,8 @@ func unpackArchive(ctx context.Context, path, dir string) error {
 	})
 }
 
-// unpackStream unpacks the plain tar that write yields into an empty directory.
-func unpackStream(ctx context.Context, dir string, write func(io.Writer) error) error {
+// unpackStream unpacks the plain tar that write yields of so many packed bytes into an empty directory.
+func unpackStream(ctx context.Context, dir string, packed int64, write func(io.Writer) error) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
@@ -295,7 +299,7 @@ func unpackStream(ctx context.Context, dir string, write func(io.Writer) error) 
 		w.CloseWithError(err)
 		written <- err
 	}()
-	err := layer.Extract(ctx, r, dir, overlay.Stack{}, layer.ExtractOptions{Dir: "."})
+	err := layer.Extract(ctx, r, dir, overlay.Stack{}, layer.ExtractOptions{Dir: ".", Limits: layer.LimitsFor(packed)})
 	if err == nil {
 		_, err = io.Copy(io.Discard, r) // to the end, where the last check is
 	}

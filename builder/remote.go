@@ -152,12 +152,7 @@ func unpackFile(ctx context.Context, path string, draft *snapshot.Draft) error {
 		return err
 	}
 	defer f.Close()
-	plain, _, err := layer.DecompressAny(f)
-	if err != nil {
-		return err
-	}
-	o := layer.ExtractOptions{Dir: "."}
-	return errors.Join(layer.Extract(ctx, plain, draft.Upper(), draft.Lower(), o), plain.Close())
+	return extractFile(ctx, f, draft, layer.ExtractOptions{Dir: "."})
 }
 
 // gitKey finds out which commit a ref is now.

@@ -142,25 +142,25 @@ func unpackInto(in *inflow, l Layer, draft *snapshot.Draft) error {
 	if err != nil {
 		return err
 	}
-	if err = unpackPlain(in.ctx, plain, l.DiffID, draft); err != nil {
+	if err = unpackPlain(in.ctx, plain, l, draft); err != nil {
 		in.cancel(errUnpacked) // Close waits for a read that may wait for the network
 	}
 	return cmp.Or(err, plain.Close())
 }
 
-// unpackPlain unpacks a plain tar, which must be the one that diffID names.
-func unpackPlain(ctx context.Context, plain io.Reader, diffID digest.Digest, draft *snapshot.Draft) error {
-	hash := diffID.Algorithm().Hash()
+// unpackPlain unpacks a plain tar, which must be the one that the diff ID of l names.
+func unpackPlain(ctx context.Context, plain io.Reader, l Layer, draft *snapshot.Draft) error {
+	hash := l.DiffID.Algorithm().Hash()
 	tar := io.TeeReader(plain, hash)
-	if err := layer.Unpack(ctx, tar, draft.Upper(), draft.Lower()); err != nil {
+	if err := layer.UnpackLimited(ctx, tar, draft.Upper(), draft.Lower(), layer.LimitsFor(l.Blob.Size)); err != nil {
 		return err
 	}
 	// What follows the end of the archive is part of the digest too.
 	if _, err := io.Copy(io.Discard, tar); err != nil {
 		return err
 	}
-	if got := digest.NewDigest(diffID.Algorithm(), hash); got != diffID {
-		return fmt.Errorf("%w: the tar has digest %s, the image config says %s", oci.ErrMismatch, got, diffID)
+	if got := digest.NewDigest(l.DiffID.Algorithm(), hash); got != l.DiffID {
+		return fmt.Errorf("%w: the tar has digest %s, the image config says %s", oci.ErrMismatch, got, l.DiffID)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
+	"os"
 	"time"
 
 	"builder/overlay"
@@ -48,9 +48,9 @@ type Request struct {
 	// kept. Where the tree below has something else under the same name, the layer's wins; directories merge.
 	Link bool
 
-	// Extract unpacks the local archives among the sources, as ADD does; nil copies them as they are. r yields the
-	// archive as it is stored, dir is an existing directory of the tree without links ("usr/src", "." for the root).
-	Extract func(ctx context.Context, r io.Reader, dir string) error
+	// Extract unpacks the local archives among the sources, as ADD does; nil copies them as they are. f is the
+	// archive as it is stored, open at its beginning, dir is an existing directory of the tree without links ("usr/src", "." for the root).
+	Extract func(ctx context.Context, f *os.File, dir string) error
 }
 
 // Source is a tree and what to take from it. Only Tree and Paths are required.

@@ -21,7 +21,7 @@ import (
 	"builder/overlay"
 )
 
-func noExtract(context.Context, io.Reader, string) error { return nil }
+func noExtract(context.Context, *os.File, string) error { return nil }
 
 func sumOf(t *testing.T, req Request) digest.Digest {
 	t.Helper()
@@ -162,7 +162,7 @@ func TestArchives(t *testing.T) {
 			continue
 		}
 		at := ""
-		extract := func(_ context.Context, r io.Reader, d string) error {
+		extract := func(_ context.Context, r *os.File, d string) error {
 			first := make([]byte, 1)
 			_, err := io.ReadFull(r, first)
 			at = d
@@ -193,7 +193,7 @@ func TestArchivesAmongFiles(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(dir, "a.tar"), tarball(t, nil), 0o644))
 	for want, paths := range map[string][]string{"x": {"f", "a.tar"}, "before": {"a.tar", "f"}} {
 		upper := tree(t)
-		extract := func(_ context.Context, r io.Reader, d string) error {
+		extract := func(_ context.Context, r *os.File, d string) error {
 			os.Remove(filepath.Join(upper, d, "f"))
 			return os.WriteFile(filepath.Join(upper, d, "f"), []byte("x"), 0o644)
 		}

@@ -3,7 +3,6 @@ package copier
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,7 +118,7 @@ func TestLinkExtract(t *testing.T) {
 	dir := tree(t)
 	check(t, os.WriteFile(filepath.Join(dir, "a.tar"), tarball(t, nil), 0o644))
 	at := ""
-	extract := func(_ context.Context, _ io.Reader, d string) error { at = d; return nil }
+	extract := func(_ context.Context, _ *os.File, d string) error { at = d; return nil }
 	result, err := run(t, Request{Sources: from(dir, "a.tar"), Dest: "/x", Link: true, Extract: extract}, tree(t, "l x /etc"))
 	check(t, err)
 	if at != "x" || !look(t, result, "x").IsDir() {

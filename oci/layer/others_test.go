@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -133,6 +134,39 @@ func strangeTars() map[string][]byte {
 		"unknown kind":           rawTar(sized('Q', ""), file),
 	}
 }
+
+// A few bytes that promise a terabyte, or yield one of zeros behind the archive's end, come to an end by the limits that all
+// archives from outside have.
+func TestBombs(t *testing.T) {
+	needRoot(t)
+	hole := func(size string) []byte {
+		sparse := records("GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=sparse", "GNU.sparse.realsize="+size)
+		return rawTar(block{kind: 'x', name: "pax", body: sparse}, block{kind: '0', name: "x", body: "0\n" + strings.Repeat("\x00", 510)})
+	}
+	small := Limits{MaxBytes: 1 << 20, MaxTar: 1 << 20}
+	for name, c := range map[string]struct {
+		tar    io.Reader
+		limits Limits
+		want   string
+	}{
+		"a terabyte of a hole": {bytes.NewReader(hole(fmt.Sprint(1 << 40))), LimitsFor(100), "more than"},
+		"eight exbibytes":      {bytes.NewReader(hole("9223372036854775807")), LimitsFor(1 << 62), "more than"},
+		"zeros behind the end": {io.MultiReader(bytes.NewReader(rawTar()), endlessZeros{}), small, "larger than it may be"},
+		"zeros in a file":      {io.MultiReader(bytes.NewReader(block{kind: '0', name: "f", size: "77777777777\x00"}.bytes()), endlessZeros{}), small, "more than"},
+	} {
+		if err := UnpackLimited(t.Context(), c.tar, t.TempDir(), nil, c.limits); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	honest := LimitsFor(50 << 30) // a model of fifty gigabytes that cannot be compressed, and one that can
+	if honest.MaxBytes < 2<<40 || LimitsFor(1).MaxBytes != 64<<30+100 || LimitsFor(1<<62).MaxBytes < 0 {
+		t.Errorf("%+v", honest)
+	}
+}
+
+type endlessZeros struct{}
+
+func (endlessZeros) Read(p []byte) (int, error) { return copy(p, make([]byte, len(p))), nil }
 
 // TestStrangeTars holds what we make of a tar against GNU tar: the same files, or none because it is refused. What GNU tar
 // refuses itself hides nothing.

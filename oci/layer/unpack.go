@@ -18,12 +18,6 @@ import (
 	"builder/overlay"
 )
 
-// Limits bounds what one layer may unpack to; zero is no bound.
-type Limits struct {
-	MaxBytes   int64 // sum of the sizes of all files
-	MaxEntries int64 // entries of the tar
-}
-
 // Unpack reads a plain tar to its end and makes of it, in the directory dir, a layer directory for overlayfs over the
 // stack lower. dir should be empty. What the tar does not say of a parent directory comes from lower.
 //
@@ -49,6 +43,9 @@ func UnpackLimited(ctx context.Context, r io.Reader, dir string, lower overlay.S
 // unpack reads the whole stream and lets go of what is open.
 func (u *unpacker) unpack(r io.Reader) error {
 	defer u.close()
+	if u.limits.MaxTar > 0 {
+		r = &bounded{r, u.limits.MaxTar}
+	}
 	b := bufio.NewReaderSize(r, 256<<10)
 	u.global = beginsGlobal(b)
 	if err := u.entries(tar.NewReader(b)); err != nil {

@@ -90,13 +90,13 @@ func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) (newest
 	if err != nil {
 		return newest, fmt.Errorf("unpack: %w", err)
 	}
-	b := &bounded{r: plain, left: limits.MaxBytes}
+	seen := &seen{r: plain}
 	o := layer.ExtractOptions{
 		Dir: ".", Newest: &newest,
-		Limits: layer.Limits{MaxBytes: limits.MaxBytes, MaxEntries: limits.MaxEntries},
+		Limits: layer.Limits{MaxBytes: limits.MaxBytes, MaxTar: limits.MaxBytes, MaxEntries: limits.MaxEntries},
 	}
-	err = layer.Extract(ctx, b, dir, overlay.Stack{}, o)
-	if err == nil && !b.any {
+	err = layer.Extract(ctx, seen, dir, overlay.Stack{}, o)
+	if err == nil && !seen.any {
 		err = errors.New("unpack: it is empty")
 	}
 	if err != nil && kind != "" {
@@ -105,22 +105,15 @@ func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) (newest
 	return newest, errors.Join(err, plain.Close())
 }
 
-// errTooLarge is what a bounded reader ends with.
-var errTooLarge = errors.New("the tar is larger than it may be")
-
-// bounded ends a stream that yields too much: zeros after the end of the archive count like any other bytes.
-type bounded struct {
-	r    io.Reader
-	left int64
-	any  bool
+// seen tells whether a stream had anything at all.
+type seen struct {
+	r   io.Reader
+	any bool
 }
 
 // Read implements io.Reader.
-func (b *bounded) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	b.any = b.any || n > 0
-	if b.left -= int64(n); b.left < 0 {
-		return 0, errTooLarge
-	}
+func (s *seen) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.any = s.any || n > 0
 	return n, err
 }
