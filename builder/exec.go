@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"builder/builder/policy"
 	"builder/builder/progress"
 	"builder/builder/sandbox"
 	"builder/oci"
@@ -32,9 +33,11 @@ type RunOptions struct {
 	Stderr     io.Writer
 	Platform   oci.Platform
 	Pull       PullPolicy
-	Sandbox    SandboxOptions
-	Progress   *progress.Printer
-	Warn       func(string)
+	// Policy says which images may be run, other than those that were built here; nil accepts all.
+	Policy   *policy.Policy
+	Sandbox  SandboxOptions
+	Progress *progress.Printer
+	Warn     func(string)
 	// Signals are passed on to the command.
 	Signals <-chan os.Signal
 }
@@ -43,7 +46,7 @@ type RunOptions struct {
 // writable layer that is thrown away. An image that the store does not have is looked
 // up where its name points. The command's own failure is a *sandbox.ExitError.
 func (s *Store) Run(ctx context.Context, ref string, o RunOptions) error {
-	img, err := s.find(ctx, ref, o)
+	img, err := s.trustedToRun(ctx, ref, o)
 	if err != nil {
 		return err
 	}
@@ -67,6 +70,19 @@ func (s *Store) Run(ctx context.Context, ref string, o RunOptions) error {
 	// What was shown of a pull is over; the terminal is the command's now.
 	o.Progress.Close()
 	return sandbox.Run(ctx, spec)
+}
+
+// trustedToRun finds the image to run and asks the policy. An image that has no manifest was built here: nobody has had
+// a chance to sign it, and its bases were judged when it was built.
+func (s *Store) trustedToRun(ctx context.Context, ref string, o RunOptions) (*Image, error) {
+	find, judged := func() (*Image, error) { return s.find(ctx, ref, o) }, ref
+	if img, err := s.Image(ref); err == nil {
+		if img.Manifest == nil && o.Pull != PullAlways {
+			return find()
+		}
+		judged = cmp.Or(img.Name, ref) // which may be an ID
+	}
+	return s.trusted(ctx, o.Policy, judged, find)
 }
 
 // find is Image and a look where the name points, in the order of the pull policy.

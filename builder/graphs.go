@@ -88,7 +88,7 @@ func (b *build) resolve(ctx context.Context, needs []plan.Need, known map[plan.R
 	g, ctx := errgroup.WithContext(ctx)
 	for i, n := range needs {
 		g.Go(func() (err error) {
-			if images[i], err = b.trusted(ctx, n); err != nil {
+			if images[i], err = b.store.trusted(ctx, b.o.Policy, n.Ref.Name, func() (*Image, error) { return b.base(ctx, n) }); err != nil {
 				return b.file.At(n.Range, nearStage(err, n.Near))
 			}
 			configs[i], err = b.store.ConfigOf(ctx, images[i])

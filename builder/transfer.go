@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"builder/builder/policy"
 	"builder/builder/progress"
 	"builder/oci"
 	"builder/oci/archive"
@@ -14,15 +15,22 @@ import (
 	"builder/oci/registry"
 )
 
+// PullOptions say what to fetch and whether it may be used.
+type PullOptions struct {
+	Platform oci.Platform
+	// Policy is asked before a layer is fetched and before the image gets its name; nil accepts all.
+	Policy *policy.Policy
+}
+
 // Pull fetches an image whole, layers included, and records it under its name.
-func (s *Store) Pull(ctx context.Context, ref string, platform oci.Platform, p *progress.Printer) (*Image, error) {
+func (s *Store) Pull(ctx context.Context, ref string, o PullOptions, p *progress.Printer) (*Image, error) {
 	n, err := name.Parse(ref)
 	if err != nil {
 		return nil, err
 	}
 	ui := p.Step("pull " + n.String())
 	ui.Start()
-	img, err := s.pull(ctx, n, platform, ui)
+	img, err := s.pull(ctx, n, o, ui)
 	if err != nil {
 		fail(ui, err)
 		return nil, err
@@ -31,13 +39,14 @@ func (s *Store) Pull(ctx context.Context, ref string, platform oci.Platform, p *
 	return img, nil
 }
 
-func (s *Store) pull(ctx context.Context, n name.Ref, platform oci.Platform, ui *progress.Step) (*Image, error) {
+func (s *Store) pull(ctx context.Context, n name.Ref, o PullOptions, ui *progress.Step) (*Image, error) {
+	find := func() (*Image, error) { return s.lookUp(ctx, n.String(), o.Platform) }
 	if s.net.Offline {
-		return s.pulled(ctx, n, platform)
+		find = func() (*Image, error) { return s.pulled(ctx, n, o.Platform) }
 	}
-	img, err := s.lookUp(ctx, n.String(), platform)
-	if err != nil {
-		return nil, err
+	img, err := s.trusted(ctx, o.Policy, n.String(), find)
+	if err != nil || s.net.Offline {
+		return img, err
 	}
 	repo := registry.Repository(n, s.net)
 	defer repo.Close()

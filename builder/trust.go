@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"builder/builder/plan"
 	"builder/builder/policy"
 	"builder/oci"
 	"builder/oci/layout"
@@ -14,20 +13,20 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// trusted is the store's base, or the one fetched now, after the policy has accepted it.
-func (b *build) trusted(ctx context.Context, need plan.Need) (*Image, error) {
-	ref := need.Ref
-	if b.o.Policy == nil {
-		return b.base(ctx, need)
+// trusted is the image that find finds under a reference, after a policy has accepted it; nil accepts all. What no
+// signature could make acceptable is not even looked for.
+func (s *Store) trusted(ctx context.Context, p *policy.Policy, ref string, find func() (*Image, error)) (*Image, error) {
+	if p == nil {
+		return find()
 	}
-	judged, err := judgedAs(ref.Name)
+	judged, err := judgedAs(ref)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.o.Policy.Admit(judged); err != nil {
-		return nil, fmt.Errorf("%s: %w", ref.Name, err)
+	if err := p.Admit(judged); err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
-	img, err := b.base(ctx, need)
+	img, err := find()
 	if err != nil {
 		return nil, err
 	}
@@ -37,17 +36,17 @@ func (b *build) trusted(ctx context.Context, need plan.Need) (*Image, error) {
 	if img.Index != "" {
 		judged.Digests = append(judged.Digests, img.Index)
 	}
-	at, _, err := b.store.remote(ref.Name)
+	at, _, err := s.remote(ref)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.o.Policy.Check(ctx, judged, signaturePlace(at)); err != nil {
-		return nil, fmt.Errorf("%s: %w", ref.Name, err)
+	if err := p.Check(ctx, judged, signaturePlace(at)); err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	return img, nil
 }
 
-// judgedAs is a base in the policy's words.
+// judgedAs is an image in the policy's words.
 func judgedAs(ref string) (policy.Image, error) {
 	if strings.HasPrefix(ref, layout.Scheme) {
 		where, err := layout.ParseRef(ref)

@@ -15,12 +15,13 @@ import (
 type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
 	deviceDirs, cacheFrom, cacheTo, cacheMounts                                               []string
-	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit, policy    string
+	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit            string
 	check, noCache, push, load, explain, quiet                                                bool
 	jobs                                                                                      int
 
 	net     netFlags
 	pull    pullFlag
+	policy  policyFlag
 	sandbox sandboxFlags
 	attest  attestFlags
 	refused refusedFlags
@@ -61,7 +62,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringVar(&f.network, "network", "default", "`network` of RUN: default, none or host")
 	fl.StringSliceVar(&f.allow, "allow", nil, "grant an `entitlement`: network.host, security.insecure, device[=NAME] or secret.in-image[=ID]")
 	fl.StringArrayVar(&f.deviceDirs, "cdi-spec-dir", nil, "`directory` with the CDI specifications that RUN --device finds devices in (default /etc/cdi and /var/run/cdi)")
-	fl.StringVar(&f.policy, "policy", "", "policy.json `file` that says whose signatures base images need (default $BUILDER_POLICY, else none)")
+	f.policy.register(c, "base images need")
 	fl.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
 	fl.StringVar(&f.metadataFile, "metadata-file", "", "write what was made to this `file`, as JSON")
 	fl.StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")

@@ -9,7 +9,6 @@ import (
 
 	"builder/builder"
 	"builder/builder/plan"
-	"builder/builder/policy"
 	"builder/builder/secret"
 	"builder/builder/sshagent"
 	"builder/oci/name"
@@ -77,22 +76,11 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 	if o.StoreLimit, err = storeLimit(f.storeLimit); err != nil {
 		return o, err
 	}
-	if o.Policy, err = loadPolicy(f.policy); err != nil {
+	if o.Policy, err = f.policy.load(); err != nil {
 		return o, err
 	}
 	o.Sandbox, err = f.sandbox.options(f.net.ca)
 	return o, err
-}
-
-// loadPolicy reads the policy of the flag, else of the environment; nil for none.
-func loadPolicy(path string) (*policy.Policy, error) {
-	if path == "" {
-		path = os.Getenv("BUILDER_POLICY")
-	}
-	if path == "" {
-		return nil, nil
-	}
-	return policy.Load(path)
 }
 
 // openAgents finds the agents and keys of --ssh.

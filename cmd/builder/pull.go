@@ -11,6 +11,7 @@ import (
 
 type pullFlags struct {
 	net                netFlags
+	policy             policyFlag
 	platform, progress string
 }
 
@@ -22,14 +23,19 @@ func newPull(g *global) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error { return runPull(c.Context(), g, f, args[0]) },
 	}
 	f.net.register(c)
+	f.policy.register(c, "the image needs")
 	c.Flags().StringVar(&f.platform, "platform", "", "`os/arch[/variant]` (default this machine's)")
 	c.Flags().StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
 	return c
 }
 
 func runPull(ctx context.Context, g *global, f *pullFlags, ref string) error {
-	platform, err := parsePlatform(f.platform)
-	if err != nil {
+	var o builder.PullOptions
+	var err error
+	if o.Platform, err = parsePlatform(f.platform); err != nil {
+		return err
+	}
+	if o.Policy, err = f.policy.load(); err != nil {
 		return err
 	}
 	net, err := f.net.options()
@@ -42,7 +48,7 @@ func runPull(ctx context.Context, g *global, f *pullFlags, ref string) error {
 			return err
 		}
 		defer p.Close()
-		img, err := s.Pull(ctx, ref, platform, p)
+		img, err := s.Pull(ctx, ref, o, p)
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,7 @@ type runFlags struct {
 
 	net     netFlags
 	pull    pullFlag
+	policy  policyFlag
 	sandbox sandboxFlags
 }
 
@@ -56,6 +57,7 @@ func newRun(g *global) *cobra.Command {
 	fl.Bool("help", false, "help for run")
 	f.net.register(c)
 	f.pull.register(c, "", "`when` to ask the registry for the image: always, missing or never")
+	f.policy.register(c, "images that were not built here need")
 	f.sandbox.register(c)
 	return c
 }
@@ -131,6 +133,9 @@ func (f *runFlags) options(g *global) (builder.RunOptions, error) {
 		o.Volumes = append(o.Volumes, m)
 	}
 	var err error
+	if o.Policy, err = f.policy.load(); err != nil {
+		return o, err
+	}
 	if o.Platform, err = parsePlatform(f.platform); err != nil {
 		return o, err
 	}
