@@ -124,7 +124,7 @@ func (b *build) fetchMain(ctx context.Context, c *mainContext, op *plan.HTTP) er
 	if err != nil {
 		return err
 	}
-	b.materials.add(redacted(op.URL), attest.DigestSet(res.Digest))
+	b.materials.main = []attest.Resource{webResource(op, res.Digest)}
 	f, err := os.Open(res.File)
 	if err != nil {
 		return err
@@ -148,7 +148,7 @@ func (b *build) cloneMain(ctx context.Context, c *mainContext, op *plan.Git) err
 		return err
 	}
 	c.modified = res.CommitTime
-	b.materials.addGit(op.Remote, op.Ref, res.Commit)
+	b.materials.main = []attest.Resource{gitResource(op, res.Commit)}
 	return b.rememberTip(req, res.Tip)
 }
 

@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"builder/builder/attest"
+	"builder/builder/dockerfile"
 	"builder/builder/plan"
 	"builder/oci"
 	"builder/oci/layout"
+	"builder/oci/name"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -30,25 +32,60 @@ type ProvenanceOptions struct {
 	BuilderID, Version string
 }
 
-// materials are what a build took from outside, beside its bases.
+// materials are what a build took from outside, beside its bases: by URI, since steps of several platforms may have
+// fetched the same.
 type materials struct {
-	mu  sync.Mutex
-	all []attest.Resource
+	mu    sync.Mutex
+	main  []attest.Resource // the build context
+	steps []attest.Resource
 }
 
-func (m *materials) add(uri string, digests map[string]string) {
+// addStep notes what a step fetched.
+func (m *materials) addStep(r attest.Resource) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.all = append(m.all, attest.Resource{URI: uri, Digest: digests})
+	m.steps = append(m.steps, r)
 }
 
-// addGit notes a commit, whose hash is SHA-1 or SHA-256.
-func (m *materials) addGit(remote, ref, commit string) {
-	uri := "git+" + redacted(remote)
-	if ref != "" {
-		uri += "@" + ref
+// of are the context and what steps of the graph fetched.
+func (m *materials) of(g *plan.Graph) []attest.Resource {
+	mine := map[string]bool{}
+	for _, s := range g.Steps {
+		switch op := s.Op.(type) {
+		case *plan.HTTP:
+			mine[redacted(op.URL)] = true
+		case *plan.Git:
+			mine[gitURI(op)] = true
+		}
 	}
-	m.add(uri, map[string]string{"gitCommit": commit})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := slices.Clone(m.main)
+	for _, r := range m.steps {
+		if mine[r.URI] {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// gitURI names a ref of a repository as SLSA does.
+func gitURI(op *plan.Git) string {
+	uri := "git+" + redacted(op.Remote)
+	if op.Ref != "" {
+		uri += "@" + op.Ref
+	}
+	return uri
+}
+
+// gitResource is a commit, whose hash is SHA-1 or SHA-256.
+func gitResource(op *plan.Git, commit string) attest.Resource {
+	return attest.Resource{URI: gitURI(op), Digest: map[string]string{"gitCommit": commit}}
+}
+
+// webResource is a file that a server has.
+func webResource(op *plan.HTTP, d digest.Digest) attest.Resource {
+	return attest.Resource{URI: redacted(op.URL), Digest: attest.DigestSet(d)}
 }
 
 // provenance says how the image of a graph was made.
@@ -89,7 +126,7 @@ func (b *build) argValues() map[string]string {
 	out := map[string]string{}
 	for k, v := range b.o.Plan.BuildArgs {
 		if v != nil {
-			out[k] = b.masked(redacted(*v))
+			out[k] = b.masked(dockerfile.HideCredentials(redacted(*v)))
 		}
 	}
 	return out
@@ -106,9 +143,9 @@ func (b *build) masked(text string) string {
 
 // internals are the Dockerfile and the steps of a graph.
 func (b *build) internals(g *plan.Graph) *attest.Internal {
-	in := &attest.Internal{Dockerfile: b.masked(string(b.text))}
+	in := &attest.Internal{Dockerfile: b.masked(dockerfile.HideCredentials(string(b.text)))}
 	for _, s := range g.Steps {
-		step := attest.Step{ID: s.Index, Stage: s.Stage, Text: b.masked(s.Text)}
+		step := attest.Step{ID: s.Index, Stage: s.Stage, Text: b.masked(dockerfile.HideCredentials(s.Text))}
 		for _, need := range b.needs(s) {
 			step.Inputs = append(step.Inputs, need.Index)
 		}
@@ -119,9 +156,7 @@ func (b *build) internals(g *plan.Graph) *attest.Internal {
 
 // dependencies are the bases of a graph and what the build fetched, each once and sorted.
 func (b *build) dependencies(g *plan.Graph) []attest.Resource {
-	b.materials.mu.Lock()
-	all := slices.Clone(b.materials.all)
-	b.materials.mu.Unlock()
+	all := b.materials.of(g)
 	for _, s := range g.Steps {
 		if base, ok := s.Op.(*plan.Base); ok {
 			all = append(all, baseResource(base.Ref, b.bases[base.Ref]))
@@ -143,8 +178,25 @@ func baseResource(ref plan.Ref, img *Image) attest.Resource {
 	if strings.HasPrefix(ref.Name, layout.Scheme) {
 		return attest.Resource{URI: layout.Scheme, Digest: attest.DigestSet(pinned)}
 	}
-	uri := "pkg:docker/" + strings.ReplaceAll(strings.TrimSuffix(ref.Name, "@"+string(pinned)), ":", "%3A")
-	return attest.Resource{URI: uri + "?platform=" + url.QueryEscape(ref.Platform), Digest: attest.DigestSet(pinned)}
+	return attest.Resource{URI: imageURI(ref), Digest: attest.DigestSet(pinned)}
+}
+
+// imageURI is the package URL of an image, with the familiar name as BuildKit writes it: a digest only where the build
+// asked for one, since what a tag stood for is the resource's digest.
+func imageURI(ref plan.Ref) string {
+	n, err := name.Parse(ref.Name)
+	if err != nil { // it was found, so it is a name
+		return ref.Name
+	}
+	asked := n.Digest
+	if n.Digest = ""; n.Tag == "" {
+		n.Tag = name.DefaultTag
+	}
+	uri := "pkg:docker/" + strings.TrimSuffix(n.Familiar(), ":"+n.Tag)
+	if asked != "" {
+		return uri + "?digest=" + string(asked) + "&platform=" + url.QueryEscape(ref.Platform)
+	}
+	return uri + "@" + n.Tag + "?platform=" + url.QueryEscape(ref.Platform)
 }
 
 // Provenance is how the build that made it made the image, nil unless it was asked to tell;

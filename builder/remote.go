@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"builder/builder/attest"
 	"builder/builder/cache"
 	"builder/builder/plan"
 	"builder/builder/source/git"
@@ -73,7 +72,7 @@ func (b *build) httpKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op 
 	if err != nil {
 		return err
 	}
-	b.materials.add(redacted(op.URL), attest.DigestSet(res.Digest))
+	b.materials.addStep(webResource(op, res.Digest))
 	in.Add("content", string(res.Digest))
 	in.Add("modified", res.LastModified.UTC().Format(time.RFC3339))
 	if res.NotModified {
@@ -169,7 +168,7 @@ func (b *build) gitKey(ctx context.Context, s *plan.Step, in *cache.Inputs, op *
 		return err
 	}
 	b.keepFetched(s, &fetched{tip: &tip})
-	b.materials.addGit(op.Remote, op.Ref, tip.Commit)
+	b.materials.addStep(gitResource(op, tip.Commit))
 	in.Add("repository", redacted(op.Remote))
 	in.Add("commit", tip.Commit)
 	in.Add("subdirectory", op.Subdir)

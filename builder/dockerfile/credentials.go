@@ -2,27 +2,37 @@ package dockerfile
 
 import "strings"
 
-// HideCredentials returns text with the password of every URL in it replaced.
+// HideCredentials returns text with the password of every URL in it replaced, and with what stands alone before the host
+// of a web server: that is a token.
 func HideCredentials(text string) string {
 	var b strings.Builder
 	for {
-		scheme := strings.Index(text, "://")
-		if scheme < 0 {
-			b.WriteString(text)
+		before, rest, found := strings.Cut(text, "://")
+		b.WriteString(before)
+		if !found {
 			return b.String()
 		}
-		authority := text[scheme+len("://"):]
-		if end := strings.IndexAny(authority, "/?# \t\n\"'\\"); end >= 0 {
-			authority = authority[:end]
+		b.WriteString("://")
+		authority := rest
+		if end := strings.IndexAny(rest, "/?# \t\n\"'\\"); end >= 0 {
+			authority = rest[:end]
 		}
-		b.WriteString(text[:scheme+len("://")])
-		rest := text[scheme+len("://"):]
 		if at := strings.LastIndexByte(authority, '@'); at >= 0 {
-			if user, _, ok := strings.Cut(authority[:at], ":"); ok {
-				b.WriteString(user + ":xxxxx")
-				rest = rest[at:]
-			}
+			b.WriteString(hiddenUser(before, authority[:at]))
+			rest = rest[at:]
 		}
 		text = rest
 	}
+}
+
+// hiddenUser is what may be shown of the user and password of a URL, given what stands before its "://".
+func hiddenUser(before, userinfo string) string {
+	user, _, password := strings.Cut(userinfo, ":")
+	switch {
+	case password:
+		return user + ":xxxxx"
+	case strings.HasSuffix(before, "http"), strings.HasSuffix(before, "https"):
+		return "xxxxx"
+	}
+	return userinfo
 }
