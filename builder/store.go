@@ -25,6 +25,8 @@ import (
 	"builder/oci/layout"
 	"builder/oci/registry"
 	"builder/snapshot"
+
+	"golang.org/x/sys/unix"
 )
 
 // storeFormat is the version of the store's layout on disk. A store of a newer one
@@ -70,11 +72,17 @@ func OpenStore(root string, net registry.Options) (*Store, error) {
 		return nil, err
 	}
 	s, err := openStore(abs, net)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return nil, fmt.Errorf("open store %s: %w; %s", abs, err, OtherRoot)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", abs, err)
 	}
 	return s, nil
 }
+
+// OtherRoot is the way out where a store cannot be written to.
+const OtherRoot = "name a directory that can be written to, by --root or BUILDER_ROOT"
 
 func openStore(root string, net registry.Options) (*Store, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {

@@ -224,11 +224,28 @@ func whyNoUserNamespace(err error) string {
 		return "there are as many user namespaces as user.max_user_namespaces allows, or they are nested too deep"
 	case errors.Is(err, unix.EINVAL):
 		return "this kernel has no user namespaces (CONFIG_USER_NS)"
+	case chrooted():
+		return "the kernel lets nobody make user namespaces in a chroot; start the builder outside of it, or enter the " +
+			"directory by pivot_root, as bwrap, systemd-nspawn and container engines do"
 	case filtered():
 		return "a system call filter keeps this container from making user namespaces; with Docker: " +
 			"--security-opt seccomp=unconfined, in Kubernetes: securityContext.seccompProfile.type: Unconfined"
 	}
 	return ""
+}
+
+// chrooted tells whether this process is in a chroot: its root is no mount point then, or it could not be listed as one.
+func chrooted() bool {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 4 && f[4] == "/" {
+			return false
+		}
+	}
+	return true
 }
 
 // filtered tells whether this process runs under a system call filter.

@@ -25,6 +25,9 @@ func Rootless() error {
 	if fd := os.Getenv(usernsVariable); fd != "" {
 		return enterUserNamespace(fd)
 	}
+	if _, err := os.Lstat("/proc/self"); err != nil {
+		return fmt.Errorf("%w: /proc has to be mounted; as root, here: mount -t proc proc /proc", err)
+	}
 	if os.Geteuid() == 0 && mayMount() {
 		return nil
 	}

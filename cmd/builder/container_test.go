@@ -19,7 +19,9 @@ import (
 type container struct {
 	filter, masked bool
 	tun            bool
-	root           bool // root, with the capabilities that Docker gives it
+	root           bool     // root, with the capabilities that Docker gives it
+	readonly       bool     // nothing can be written but below /home
+	env            []string // instead of PATH and HOME
 }
 
 // bundle writes the container as runc takes it.
@@ -36,7 +38,7 @@ func (c container) bundle(t *testing.T, args ...string) string {
 		t.Fatal(err)
 	}
 	spec := specs.Spec{
-		Version: "1.0.2", Root: &specs.Root{Path: "rootfs"}, Hostname: "pod",
+		Version: "1.0.2", Root: &specs.Root{Path: "rootfs", Readonly: c.readonly}, Hostname: "pod",
 		Process: &specs.Process{
 			User: specs.User{UID: 1000, GID: 1000}, Args: args, Cwd: "/", NoNewPrivileges: true,
 			Env:          []string{"PATH=/bin", "HOME=/home"},
@@ -52,6 +54,9 @@ func (c container) bundle(t *testing.T, args ...string) string {
 			{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 			{Type: specs.NetworkNamespace},
 		}},
+	}
+	if c.env != nil {
+		spec.Process.Env = c.env
 	}
 	if c.root {
 		few := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP", "CAP_KILL"}
@@ -111,9 +116,10 @@ func TestInPlainContainer(t *testing.T) {
 	if !ok || !strings.Contains(out, "a user namespace with 4294967295 user") {
 		t.Errorf("root has not all ids any more:\n%s", out)
 	}
-	out, ok = container{}.run(t, "build", "--progress=plain", "/ctx")
+	bare := container{readonly: true, env: []string{"PATH=/bin", "HOME=/home", "TMPDIR=/nonexistent"}}
+	out, ok = bare.run(t, "build", "--progress=plain", "/ctx")
 	if !ok || !strings.Contains(out, "it works") || !strings.Contains(out, "/dev/net/tun") {
-		t.Errorf("without a tun device the build failed, or did not say that it uses the host's network:\n%s", out)
+		t.Errorf("without a tun device, or anything to write to but $HOME, the build failed, or did not say that it uses the host's network:\n%s", out)
 	}
 }
 
@@ -126,6 +132,8 @@ func TestInClosedContainer(t *testing.T) {
 	}{
 		{"filter", container{filter: true, masked: true}, "seccompProfile.type: Unconfined"},
 		{"mask", container{masked: true}, "procMount: Unmasked"},
+		{"place", container{readonly: true, env: []string{"PATH=/bin", "HOME=/nonexistent"}}, "--root"},
+		{"root's place", container{readonly: true, root: true}, "--root"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			out, ok := test.c.run(t, "build", "--progress=quiet", "/ctx")
@@ -143,5 +151,27 @@ func TestInClosedContainer(t *testing.T) {
 				t.Errorf("doctor, which should fail and say %q:\n%s", test.want, out)
 			}
 		})
+	}
+}
+
+// In a chroot there are no user namespaces for ordinary users; without /proc nothing works for anybody.
+func TestInChroot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	root := t.TempDir()
+	must(t, "mkdir", root+"/proc", root+"/home")
+	must(t, "cp", filepath.Join(tools.bin, "builder"), root+"/builder")
+	must(t, "chmod", "-R", "a+rx", root)
+	const user = "chroot --userspec 61731:61731 \"$1\" /builder --root /home "
+	for script, want := range map[string]string{
+		user + "images": "mount -t proc",
+		`mount -t proc proc "$1/proc"; ` + user + "images": "user namespaces in a chroot",
+		`mount -t proc proc "$1/proc"; ` + user + "doctor": "user namespaces in a chroot",
+	} {
+		out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", root).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: want %q: %v\n%s", script, want, err, out)
+		}
 	}
 }

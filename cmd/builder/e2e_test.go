@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 type cli struct {
 	t    *testing.T
 	root string
+	env  []string // beside the test's own
 }
 
 func newCLI(t *testing.T) *cli {
@@ -24,12 +26,20 @@ func newCLI(t *testing.T) *cli {
 	if !privileged() {
 		t.Skip("needs root, or a user that a test made")
 	}
-	return &cli{t: t, root: filepath.Join(t.TempDir(), "store")}
+	dir := t.TempDir()
+	if os.Geteuid() != 0 {
+		// Files of other ids, and in directories that nobody may write, only root can remove: with all that the user has.
+		var err error
+		if dir, err = os.MkdirTemp("", "store-*"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &cli{t: t, root: filepath.Join(dir, "store")}
 }
 
 func (c *cli) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(tools.bin, "builder"), args...)
-	cmd.Env = append(os.Environ(), "BUILDER_ROOT="+c.root)
+	cmd.Env = append(append(os.Environ(), "BUILDER_ROOT="+c.root), c.env...)
 	return cmd
 }
 
@@ -96,34 +106,49 @@ type project struct {
 	// how many steps stay cached then.
 	source, old, new string
 	above            int
+	// oneID says that it can be built where commands have no other id than root's.
+	oneID bool
 }
 
 var projects = []project{
 	{name: "go-service", flags: goFlags(), source: "main.go", old: "package main", new: "package main // changed", above: 10},
-	{name: "python-app", source: "recipes.yaml", old: "flour", new: "rye flour", above: 3},
+	{name: "python-app", flags: []string{"--build-arg", "APT_OPTIONS=-oAPT::Sandbox::User=root"}, oneID: true, source: "recipes.yaml", old: "flour", new: "rye flour", above: 3},
 	{name: "node-app", source: "server.js", old: "which span?", new: "what span?", above: 7},
 }
 
 func goFlags() []string {
-	flags := []string{"--build-context", "gotoolchain=" + goroot()}
-	for _, k := range []string{"GOPROXY", "GOSUMDB"} {
-		if v, err := exec.Command("go", "env", k).Output(); err == nil {
-			flags = append(flags, "--build-arg", k+"="+strings.TrimSpace(string(v)))
-		}
+	root := goEnv("GOROOT")
+	if root == "" {
+		root = "/usr/local/go"
+	}
+	flags := []string{"--build-context", "gotoolchain=" + root}
+	for _, setting := range goSettings() {
+		flags = append(flags, "--build-arg", setting)
 	}
 	return flags
 }
 
-func goroot() string {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
-		return "/usr/local/go"
+// goSettings say where this machine has modules from.
+func goSettings() (settings []string) {
+	for _, k := range []string{"GOPROXY", "GOSUMDB"} {
+		if v := goEnv(k); v != "" {
+			settings = append(settings, k+"="+v)
+		}
 	}
+	return settings
+}
+
+func goEnv(key string) string {
+	out, _ := exec.Command("go", "env", key).Output() // "" where there is no Go
 	return strings.TrimSpace(string(out))
 }
 
+// digestsVariable names a directory where testProject notes what image it got, for those who build the same elsewhere.
+const digestsVariable = "BUILDER_TEST_DIGESTS"
+
 // TestProjects builds real programs on a real base from a real registry, and holds
-// the results against skopeo, umoci and runc.
+// the results against skopeo, umoci and runc. As root it has ordinary users do it too, at the same time, with
+// the same digests.
 func TestProjects(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long")
@@ -131,13 +156,55 @@ func TestProjects(t *testing.T) {
 	need(t, "skopeo", "umoci", "runc")
 	base := tools.registry + "/debian:bookworm"
 	newCLI(t).run("push", "oci-layout://"+tools.debian, base)
+	digests := os.Getenv(digestsVariable)
+	if digests == "" {
+		digests = t.TempDir()
+	}
+	if os.Geteuid() == 0 {
+		projectsAsUsers(t, digests)
+	}
 	for _, p := range projects {
-		t.Run(p.name, func(t *testing.T) { testProject(t, p, base) })
+		if !p.oneID && os.Getenv(userVariable) == oneID {
+			continue
+		}
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			testProject(t, p, base, filepath.Join(digests, p.name))
+		})
 	}
 }
 
-func testProject(t *testing.T, p project, base string) {
+// projectsAsUsers begins the same as users, and compares the digests when all has ended.
+func projectsAsUsers(t *testing.T, digests string) {
+	for _, kind := range []string{manyIDs, oneID} {
+		u := newOrdinaryUser(t, kind)
+		t.Cleanup(func() {
+			for _, p := range projects {
+				if p.oneID || kind == manyIDs {
+					sameFiles(t, filepath.Join(digests, p.name), filepath.Join(u.dir, "tmp", p.name))
+				}
+			}
+		})
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			u.test(t, "^TestProjects$", append(goSettings(), digestsVariable+"="+u.dir+"/tmp")...)
+		})
+	}
+}
+
+// sameFiles compares what root and a user got.
+func sameFiles(t *testing.T, root, user string) {
+	t.Helper()
+	x, errX := os.ReadFile(root)
+	y, errY := os.ReadFile(user)
+	if err := errors.Join(errX, errY); err != nil || !bytes.Equal(x, y) {
+		t.Errorf("root gets %s, the user %s in %s (%v)", x, y, user, err)
+	}
+}
+
+func testProject(t *testing.T, p project, base, digest string) {
 	c := newCLI(t)
+	c.env = []string{"SOURCE_DATE_EPOCH=1700000000"}
 	ctx := filepath.Join(t.TempDir(), "context")
 	if err := os.CopyFS(ctx, os.DirFS(filepath.Join("../../testdata/projects", p.name))); err != nil {
 		t.Fatal(err)
@@ -147,21 +214,28 @@ func testProject(t *testing.T, p project, base string) {
 	ran, of := c.ran(append(args, "--push", ctx)...)
 	t.Logf("%d of %d steps run", ran, of)
 
-	want, _ := c.run("run", "--rm", image, "--once")
+	command := []string{"run", "--rm", image, "--once"}
+	if !severalIDs() {
+		command = []string{"run", "--rm", "--user", "root", image, "--once"}
+	}
+	want, _ := c.run(command...)
 	if want == "" {
 		t.Fatal("the program says nothing")
 	}
 	if os.Geteuid() != 0 {
-		t.Log("not root: the image is not held against umoci and runc")
+		t.Log("not root: the image, which has to be root's, is not held against umoci and runc")
 	} else if got := underRunc(t, image); got != want {
 		t.Errorf("under runc it says\n%s\nunder builder run\n%s", got, want)
 	}
 
 	start := time.Now()
-	if ran, _ := c.ran(append(args, ctx)...); ran != 0 {
+	if ran, _ := c.ran(append(args, "--iidfile", digest, ctx)...); ran != 0 {
 		t.Errorf("the second build ran %d steps", ran)
 	}
 	t.Logf("the second build took %v", time.Since(start))
+	if os.Geteuid() != 0 {
+		return // what a change runs again is the same for everybody
+	}
 	change(t, filepath.Join(ctx, p.source), p.old, p.new)
 	if again, of := c.ran(append(args, "--explain", ctx)...); of-again != p.above {
 		t.Errorf("after a change of %s, %d of %d steps ran, so %d stayed; want %d", p.source, again, of, of-again, p.above)

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -53,7 +55,7 @@ func newRoot(s streams, calm func()) *cobra.Command {
 	c.SetOut(s.out)
 	c.SetErr(s.err)
 	c.SetFlagErrorFunc(flagError)
-	c.PersistentFlags().StringVar(&g.root, "root", "", "`directory` of the store (default $BUILDER_ROOT, else "+defaultRoot()+")")
+	c.PersistentFlags().StringVar(&g.root, "root", "", "`directory` of the store (default $BUILDER_ROOT, else "+cmp.Or(defaultRoot(), "$HOME/.local/share/builder")+")")
 	c.PersistentFlags().BoolVarP(&g.debug, "debug", "D", false, "say more about what goes wrong")
 	c.AddCommand(newBuild(g), newLock(g), newCache(g), newRun(g), newImages(g), newInspect(g), newHistory(g), newTag(g), newRmi(g),
 		newPush(g), newPull(g), newSave(g), newLoad(g), newLogin(g), newLogout(g), newDu(g), newPrune(g), newCheck(g), newDoctor(g),
@@ -71,7 +73,7 @@ func args(low, high int, want string) cobra.PositionalArgs {
 	}
 }
 
-// defaultRoot is where the store lies when nobody says otherwise.
+// defaultRoot is where the store lies when nobody says otherwise; "" where there is no home to put it in.
 func defaultRoot() string {
 	if os.Geteuid() == 0 {
 		return "/var/lib/builder"
@@ -81,7 +83,7 @@ func defaultRoot() string {
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "builder-store"
+		return ""
 	}
 	return filepath.Join(home, ".local", "share", "builder")
 }
@@ -95,6 +97,9 @@ func (g *global) storePath() (string, error) {
 	}
 	if root == "" {
 		root = defaultRoot()
+	}
+	if root == "" {
+		return "", errors.New("$HOME is not set, so the store has no place; " + builder.OtherRoot)
 	}
 	abs, err := filepath.Abs(root)
 	if err != nil {

@@ -103,10 +103,12 @@ func (u *ordinaryUser) command(args ...string) *exec.Cmd {
 	return c
 }
 
-// test runs tests of this binary as the user.
-func (u *ordinaryUser) test(t *testing.T, pattern string) {
+// test runs tests of this binary as the user, with variables beside the usual ones.
+func (u *ordinaryUser) test(t *testing.T, pattern string, env ...string) {
 	t.Helper()
-	out, err := u.command(u.dir+"/bin/test", "-test.run", pattern, "-test.count=1", "-test.parallel=2").CombinedOutput()
+	cmd := u.command(u.dir+"/bin/test", "-test.run", pattern, "-test.count=1", "-test.parallel=2")
+	cmd.Env = append(cmd.Env, env...)
+	out, err := cmd.CombinedOutput()
 	if err != nil || strings.Contains(string(out), "no tests to run") {
 		t.Errorf("as a user %s: %v\n%s", u.kind, err, out)
 	}
@@ -188,15 +190,6 @@ func TestScriptsAsUser(t *testing.T) {
 			newOrdinaryUser(t, kind).test(t, "^(TestScripts|TestKillInRun|TestInterrupt|TestKillInPushAndPull|TestSpoiledRegistry)$")
 		})
 	}
-}
-
-// TestProjectsAsUser builds a real program as an ordinary user: packages are installed, users made and changed to.
-func TestProjectsAsUser(t *testing.T) {
-	if testing.Short() {
-		t.Skip("long")
-	}
-	need(t, "skopeo", "umoci", "runc")
-	newOrdinaryUser(t, manyIDs).test(t, "^TestProjects$/^python-app$")
 }
 
 // TestConformanceAsUser holds the conformance cases against the results that root gets, as users: all of them if
