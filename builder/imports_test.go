@@ -60,6 +60,8 @@ var edges = map[string][]string{
 	"builder/sshagent": {},
 	// Words what is said of an image, as artifacts beside it.
 	"builder/attest": {"oci"},
+	// Lists what is in a tree, and words the list.
+	"builder/sbom": {"overlay"},
 	// Judges images by what their place says of them.
 	"builder/policy": {"oci", "oci/name"},
 	// What comes from outside is put down as files of a tree.
@@ -71,7 +73,7 @@ var edges = map[string][]string{
 	"builder/sandbox/*": {"overlay", "builder/sandbox/*"},
 
 	"builder": {"overlay", "snapshot", "snapshot/disk", "oci", "oci/*", "builder/*"},
-	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/policy", "builder/progress", "builder/sandbox", "builder/secret", "builder/sshagent",
+	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/policy", "builder/progress", "builder/sandbox", "builder/sbom", "builder/secret", "builder/sshagent",
 		// Flags that name a registry's options, a kind of archive or an image.
 		"oci", "oci/archive", "oci/name", "oci/registry"},
 	// Measures any builder's binary from outside.
