@@ -77,7 +77,7 @@ func (b *build) attempt(ctx context.Context, names []string, start time.Time) (*
 	if err := b.store.record(ctx, img, names); err != nil {
 		return nil, err
 	}
-	res := &Result{Image: img, Steps: len(b.steps), Ran: b.ranSteps(), Took: time.Since(start), Warnings: b.warnings()}
+	res := &Result{Image: img, Steps: len(b.steps), Ran: b.ranSteps(), Took: time.Since(start), Warnings: b.warnings(img)}
 	if res.made, err = b.made(ctx); err != nil || b.o.Finish == nil {
 		return res, err
 	}
@@ -102,11 +102,11 @@ func (b *build) images(ctx context.Context) (*Image, error) {
 		if err == nil {
 			err = b.keepLocal(ctx, img)
 		}
+		if err == nil {
+			err = b.state(ctx, g, img)
+		}
 		if err != nil {
 			return nil, err
-		}
-		if b.o.Provenance.Mode != "" {
-			img.provenance = b.provenance(g, img)
 		}
 		if first == nil {
 			first = img
@@ -117,8 +117,8 @@ func (b *build) images(ctx context.Context) (*Image, error) {
 	return first, nil
 }
 
-// warnings are those of all graphs, each once.
-func (b *build) warnings() []dockerfile.Warning {
+// warnings are those of all graphs, each once, and what a list of packages lacks.
+func (b *build) warnings(img *Image) []dockerfile.Warning {
 	var all []dockerfile.Warning
 	for _, g := range b.graphs {
 		for _, w := range g.Warnings {
@@ -126,6 +126,9 @@ func (b *build) warnings() []dockerfile.Warning {
 				all = append(all, w)
 			}
 		}
+	}
+	for _, line := range img.unread() {
+		all = append(all, dockerfile.Warning{Message: "not in the list of packages: " + line})
 	}
 	return append(all, b.unusedMounts()...)
 }

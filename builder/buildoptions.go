@@ -69,6 +69,8 @@ type BuildOptions struct {
 	SavedMounts []string
 	// Provenance is what Result.Image is to tell of its making where it goes.
 	Provenance ProvenanceOptions
+	// SBOM is which lists of its packages go with Result.Image.
+	SBOM SBOMOptions
 	// Policy says which bases may be used; nil for all.
 	Policy *policy.Policy
 	// Sandbox is how every RUN is contained.

@@ -190,8 +190,10 @@ func (e *export) tar(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = layer.PackTree(ctx, w, stack, layer.Times{Epoch: epoch})
-	return err
+	return e.store.withStatements(e.img, e.img.shown(), stack, func(stack overlay.Stack) error {
+		_, err := layer.PackTree(ctx, w, stack, layer.Times{Epoch: epoch})
+		return err
+	})
 }
 
 // tree writes the image's tree as files; several platforms go to a directory each,
@@ -209,7 +211,10 @@ func (e *export) tree(ctx context.Context) error {
 		if err := os.MkdirAll(dest, 0o755); err != nil {
 			return err
 		}
-		if err := layer.ExportTree(ctx, stack, dest); err != nil {
+		err = e.store.withStatements(img, e.img.shown(), stack, func(stack overlay.Stack) error {
+			return layer.ExportTree(ctx, stack, dest)
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"builder/builder/attest"
 	"builder/oci"
 	"builder/oci/name"
 	"builder/snapshot"
@@ -42,7 +41,7 @@ type Image struct {
 	// Others are the images of the same name for other platforms.
 	Others []*Image `json:"others,omitempty"`
 
-	provenance *attest.Provenance // of an image just built; no part of the record
+	said statements
 }
 
 // All is the image and the Others.

@@ -3,7 +3,6 @@ package builder
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/rand"
 	"maps"
 	"net/url"
@@ -201,43 +200,4 @@ func imageURI(ref plan.Ref) string {
 
 // Provenance is how the build that made it made the image, nil unless it was asked to tell;
 // the predicate of SLSA provenance v1.
-func (i *Image) Provenance() *attest.Provenance { return i.provenance }
-
-// attach makes the artifacts that say of an image what is to be said; their parts are in
-// the store then.
-func (s *Store) attach(ctx context.Context, src oci.Source, img *Image, o ManifestOptions) ([]oci.Descriptor, error) {
-	var out []oci.Descriptor
-	for _, one := range img.All() {
-		if one.provenance == nil {
-			continue
-		}
-		subject, err := s.manifestOf(ctx, src, one, o, nil)
-		if err != nil {
-			return nil, err
-		}
-		data, err := one.provenance.Marshal(attest.Resource{Name: one.shown(), Digest: attest.DigestSet(subject.Digest)})
-		if err != nil {
-			return nil, err
-		}
-		d, err := s.putArtifact(ctx, subject, attest.Document{MediaType: attest.MediaType, Predicate: attest.ProvenanceType, Data: data})
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, d)
-	}
-	return out, nil
-}
-
-// putArtifact keeps a document and the manifest that attaches it.
-func (s *Store) putArtifact(ctx context.Context, subject oci.Descriptor, doc attest.Document) (oci.Descriptor, error) {
-	m := attest.Artifact(subject, doc)
-	if err := s.blobs.Put(ctx, m.Layers[0], bytes.NewReader(doc.Data)); err != nil {
-		return oci.Descriptor{}, err
-	}
-	if err := s.blobs.Put(ctx, m.Config, bytes.NewReader(attest.EmptyData)); err != nil {
-		return oci.Descriptor{}, err
-	}
-	d, err := s.putDocument(ctx, m.MediaType, m)
-	d.ArtifactType, d.Annotations = m.ArtifactType, m.Annotations
-	return d, err
-}
+func (i *Image) Provenance() *attest.Provenance { return i.said.provenance }

@@ -16,7 +16,7 @@ func TestArtifact(t *testing.T) {
 	subject := oci.NewDescriptor(ocispec.MediaTypeImageManifest, []byte("image"))
 	subject.Platform = &oci.Platform{OS: "linux", Architecture: "amd64"}
 	p := &Provenance{BuildDefinition: BuildDefinition{BuildType: BuildType}}
-	data, err := p.Marshal(Resource{Name: "app", Digest: DigestSet(subject.Digest)})
+	data, err := p.Predicate().Marshal(Resource{Name: "app", Digest: DigestSet(subject.Digest)})
 	if err != nil {
 		t.Fatal(err)
 	}

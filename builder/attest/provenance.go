@@ -1,42 +1,13 @@
-// Package attest words what a build says of its image: SLSA provenance as an in-toto
-// statement, and the artifact manifest that makes any document a referrer of an image.
-//
-// It does not know how the facts were found, nor where the documents go.
 package attest
 
-import (
-	"encoding/json"
-	"time"
+import "time"
 
-	"github.com/opencontainers/go-digest"
-)
-
-// Media and predicate types of what is made here.
 const (
-	// MediaType of an in-toto statement.
-	MediaType = "application/vnd.in-toto+json"
 	// ProvenanceType is SLSA provenance v1 (slsa.dev/spec/v1.0/provenance).
 	ProvenanceType = "https://slsa.dev/provenance/v1"
 	// BuildType names the meaning of the parameters; docs/security.md describes them.
 	BuildType = "urn:x-builder:dockerfile:v1"
-
-	statementType = "https://in-toto.io/Statement/v1"
 )
-
-// Statement is an in-toto statement about artifacts.
-type Statement struct {
-	Type          string     `json:"_type"`
-	Subject       []Resource `json:"subject"`
-	PredicateType string     `json:"predicateType"`
-	Predicate     any        `json:"predicate"`
-}
-
-// Resource is an artifact (in-toto's ResourceDescriptor). Digest is by algorithm, in hex.
-type Resource struct {
-	Name   string            `json:"name,omitempty"`
-	URI    string            `json:"uri,omitempty"`
-	Digest map[string]string `json:"digest,omitempty"`
-}
 
 // Provenance is the predicate of ProvenanceType.
 type Provenance struct {
@@ -105,12 +76,7 @@ type Metadata struct {
 	FinishedOn   time.Time `json:"finishedOn,omitzero"`
 }
 
-// DigestSet is a digest as in-toto writes it.
-func DigestSet(d digest.Digest) map[string]string {
-	return map[string]string{d.Algorithm().String(): d.Encoded()}
-}
-
-// Marshal words the predicate as a statement about subjects. Equal values give equal bytes.
-func (p *Provenance) Marshal(subjects ...Resource) ([]byte, error) {
-	return json.Marshal(Statement{Type: statementType, Subject: subjects, PredicateType: ProvenanceType, Predicate: p})
+// Predicate is the provenance as a statement has it.
+func (p *Provenance) Predicate() Predicate {
+	return Predicate{Type: ProvenanceType, Body: p, File: "provenance.json"}
 }

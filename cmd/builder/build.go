@@ -74,7 +74,7 @@ func newBuild(g *global) *cobra.Command {
 	f.sandbox.register(c)
 	f.attest.register(c)
 	registerAlways(c)
-	f.refused.register(c, "annotation", "sbom")
+	f.refused.register(c, "annotation")
 	return c
 }
 

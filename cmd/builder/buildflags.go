@@ -70,9 +70,11 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 	if o.SSH, err = openAgents(f.ssh); err != nil {
 		return o, err
 	}
-	if o.Provenance, err = f.attest.options(); err != nil {
+	said, err := f.attest.options()
+	if err != nil {
 		return o, err
 	}
+	o.Provenance, o.SBOM = said.provenance, said.sbom
 	if o.StoreLimit, err = storeLimit(f.storeLimit); err != nil {
 		return o, err
 	}

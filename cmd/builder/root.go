@@ -58,7 +58,7 @@ func newRoot(s streams, calm func()) *cobra.Command {
 	c.PersistentFlags().StringVar(&g.root, "root", "", "`directory` of the store (default $BUILDER_ROOT, else "+cmp.Or(defaultRoot(), "$HOME/.local/share/builder")+")")
 	c.PersistentFlags().BoolVarP(&g.debug, "debug", "D", false, "say more about what goes wrong")
 	c.AddCommand(newBuild(g), newLock(g), newCache(g), newRun(g), newImages(g), newInspect(g), newHistory(g), newTag(g), newRmi(g),
-		newPush(g), newPull(g), newSave(g), newLoad(g), newLogin(g), newLogout(g), newDu(g), newPrune(g), newCheck(g), newDoctor(g),
+		newPush(g), newPull(g), newSBOM(g), newSave(g), newLoad(g), newLogin(g), newLogout(g), newDu(g), newPrune(g), newCheck(g), newDoctor(g),
 		newVersion(g), newBuildx(g))
 	return c
 }

@@ -76,16 +76,20 @@ func addProvenance(meta map[string]any, img *builder.Image) {
 	}
 }
 
-// checkAttested refuses provenance that has no place to go.
+// checkAttested refuses statements about the image that have no place to go.
 func (f *buildFlags) checkAttested(o builder.BuildOptions, outputs []builder.Output) error {
-	goes := o.Push != nil || f.metadataFile != ""
+	goes := o.Push != nil
 	for _, out := range outputs {
-		goes = goes || out.Type == "oci"
+		goes = goes || out.Type == "oci" || out.Type == "local" || out.Type == "tar"
 	}
-	if o.Provenance.Mode == "" || goes {
-		return nil
+	switch {
+	case goes:
+	case o.Provenance.Mode != "" && f.metadataFile == "":
+		return usagef("--provenance has no place to go: add --push, -o type=oci|local|tar,dest=PATH or --metadata-file FILE")
+	case len(o.SBOM.Formats) > 0:
+		return usagef("--sbom has no place to go: add --push or -o type=oci|local|tar,dest=PATH, or ask `builder sbom IMAGE` later")
 	}
-	return usagef("--provenance has no place to go: add --push, -o type=oci,dest=PATH or --metadata-file FILE")
+	return nil
 }
 
 func (f *buildFlags) writeFiles(img *builder.Image, meta map[string]any) error {
