@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -74,7 +75,11 @@ func (p *pruning) plan(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		candidates = append(candidates, mounts...)
+		kept, err := p.kept(ctx)
+		if err != nil {
+			return err
+		}
+		candidates = append(append(candidates, mounts...), kept...)
 	}
 	if err := p.unneededTrees(); err != nil {
 		return err
@@ -94,7 +99,8 @@ func (p *pruning) wants(kind, id string) bool {
 		return false
 	}
 	named := func(prefix string) bool { return strings.HasPrefix(id, prefix) || strings.HasPrefix(prefix, id) }
-	return len(p.o.IDs) == 0 || slices.ContainsFunc(p.o.IDs, named)
+	matched := func(r *regexp.Regexp) bool { return r.MatchString(id) }
+	return !p.o.named() || slices.ContainsFunc(p.o.IDs, named) || slices.ContainsFunc(p.o.Match, matched)
 }
 
 func (p *pruning) drop(g Garbage) {

@@ -101,8 +101,7 @@ func (p *pruning) memos(dead map[digest.Digest]bool) error {
 
 // leftovers drops entries of the cache that tell of steps which are not cached any more.
 func (p *pruning) leftovers() error {
-	all := p.o.All && !p.o.sized() && p.o.OlderThan == 0 && len(p.o.IDs) == 0
-	list, err := p.s.cache.Leftovers(func(key cache.Key) bool { return p.dropped[key] }, all)
+	list, err := p.s.cache.Leftovers(func(key cache.Key) bool { return p.dropped[key] }, p.o.everything())
 	for _, l := range list {
 		id := filepath.Base(l.Path)
 		if p.idle(l.Path) && p.wants(KindEntry, id) {

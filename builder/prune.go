@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -19,13 +20,15 @@ const (
 	KindTree   = "tree"
 	KindBlob   = "blob"
 	KindMount  = "mount" // a cache mount
-	KindMemo   = "memo"  // a remembered encoding
+	KindMemo   = "memo"  // a remembered encoding, or digests of a context's files
+	KindGit    = "git"   // a repository that a git context or an ADD came from
 )
 
-// PruneOptions say what to remove beside what nothing needs. Cached steps and cache mounts
-// go, the longest unused first, when All, OlderThan, a size, or IDs ask for it.
+// PruneOptions say what to remove beside what nothing needs. Cached steps, cache mounts,
+// git repositories and what is remembered go, the longest unused first, when All, OlderThan,
+// a size, or IDs ask for it.
 type PruneOptions struct {
-	// All takes every cached step and cache mount.
+	// All takes all of these.
 	All bool
 	// OlderThan takes what was not used for so long.
 	OlderThan time.Duration
@@ -33,8 +36,10 @@ type PruneOptions struct {
 	// should have free afterwards; ReservedSpace what the store may keep in any case. With
 	// All or OlderThan they bound what goes: no more than is needed.
 	MaxUsedSpace, MinFreeSpace, ReservedSpace int64
-	// Kinds and IDs, unless empty, leave all others alone; an ID may be cut short.
+	// Kinds and IDs, unless empty, leave all others alone; an ID may be cut short. What one
+	// of Match finds in its ID is taken as one of IDs is.
 	Kinds, IDs []string
+	Match      []*regexp.Regexp
 	// DryRun only tells.
 	DryRun bool
 
@@ -84,9 +89,17 @@ func (o *PruneOptions) sized() bool {
 	return o.MaxUsedSpace > 0 || o.MinFreeSpace > 0 || o.ReservedSpace > 0
 }
 
+// named reports whether things were asked for by their names.
+func (o *PruneOptions) named() bool { return len(o.IDs)+len(o.Match) > 0 }
+
 // caches reports whether anything is asked of what a later build might use.
 func (o *PruneOptions) caches() bool {
-	return o.All || o.OlderThan > 0 || o.sized() || len(o.IDs) > 0
+	return o.All || o.OlderThan > 0 || o.sized() || o.named()
+}
+
+// everything reports whether the whole cache is asked for, and not a choice of it.
+func (o *PruneOptions) everything() bool {
+	return o.All && !o.sized() && o.OlderThan == 0 && !o.named()
 }
 
 // keep is how many bytes the store may keep that takes used bytes of a disk with free bytes

@@ -184,7 +184,7 @@ func (b *build) gitRequest(op *plan.Git) (git.Request, error) {
 	req := git.Request{
 		Remote: op.Remote, Ref: op.Ref, Checksum: op.Checksum, FetchByCommit: op.FetchByCommit, Subdir: op.Subdir,
 		KeepGitDir: op.KeepGitDir, Submodules: op.Submodules, Auth: git.Auth(b.auth("GIT_AUTH", op.Remote)),
-		Cache: filepath.Join(b.store.memo(), "git"), Offline: b.store.net.Offline,
+		Cache: b.store.gitCache(), Offline: b.store.net.Offline,
 	}
 	if commit := b.commits[*op]; commit != "" {
 		req.At = &git.Tip{Object: commit, Commit: commit}

@@ -33,7 +33,7 @@ var usageKinds = []struct {
 	kinds []string
 }{
 	{"images", []string{KindImage}}, {"trees", []string{KindTree}}, {"blobs", []string{KindBlob}},
-	{"cache", []string{KindRecord, KindEntry}}, {"mounts", []string{KindMount}}, {"memo", []string{KindMemo}},
+	{"cache", []string{KindRecord, KindEntry}}, {"mounts", []string{KindMount}}, {"memo", []string{KindMemo, KindGit}},
 }
 
 // DiskUsage tells what the store takes, by kind: all of it, unfinished work included, as

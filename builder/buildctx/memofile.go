@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -165,6 +166,7 @@ func (m *Memo) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.dirty || m.file == "" {
+		m.touch()
 		return nil
 	}
 	write := func(w io.Writer) error { return m.encode(w, maxMemoFile/recordSize-2, roomUnused/recordSize) }
@@ -173,6 +175,14 @@ func (m *Memo) Close() error {
 	}
 	m.dirty = false
 	return nil
+}
+
+// touch notes that what was read is used still. Failing costs a memo too early removed.
+func (m *Memo) touch() {
+	if m.file != "" && len(m.used) > 0 {
+		now := time.Now()
+		_ = os.Chtimes(m.file, now, now)
+	}
 }
 
 // replace writes beside and renames. Nothing is synced: a file torn by a crash fails its checksum and is an empty memo.

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -121,7 +122,14 @@ func (c *Cache) SetLast(slot string, key Key) error {
 }
 
 // Recall fills v with what was remembered under name; the error is a *Miss.
-func (c *Cache) Recall(name string, v any) error { return c.load(noteKind, name, v) }
+func (c *Cache) Recall(name string, v any) error {
+	err := c.load(noteKind, name, v)
+	if err == nil {
+		now := time.Now()
+		_ = os.Chtimes(c.path(noteKind, name), now, now) // that it was used is a hint for who removes what is old
+	}
+	return err
+}
 
 // Remember keeps a small thing that is costly to find out again: a digest, a server's
 // answer. Its JSON form comes back.

@@ -129,6 +129,11 @@ func (c *Cache) filesInUse(paths []string, gone func(Key) bool) map[string]bool 
 	return used
 }
 
+// Notes returns the files of all that Remember keeps; their mtime is when it was asked for last.
+func (c *Cache) Notes() ([]string, error) {
+	return filepath.Glob(filepath.Join(c.dir, "??", "*."+noteKind))
+}
+
 // idle reports whether an entry tells of a record that is not there.
 func (c *Cache) idle(path, kind string, gone func(Key) bool) bool {
 	switch kind {

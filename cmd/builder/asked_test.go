@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // counter is a registry that counts what it is asked for images, and can be down.
@@ -252,4 +253,37 @@ func TestLockedCommit(t *testing.T) {
 		}
 	}
 	c.fails(1, "Dockerfile.lock is stale", "lock", "--check", dir)
+}
+
+// TestPruneRepository has a repository stay while a build that used it lives, and go when it was not used for long.
+func TestPruneRepository(t *testing.T) {
+	c := newCLI(t)
+	web, _, _ := served(t)
+	ctx := busyboxContext(t, "ADD "+web.URL+"/r.git#main /r\nARG LONG\nRUN echo going on; test -z \"$LONG\" || sleep 1000\n")
+	cmd, out := c.start("build", "--progress=plain", "--build-arg", "LONG=1", ctx)
+	readUntil(t, out, " going on\n")
+	if out, _ := c.run("prune", "--all"); strings.Contains(out, "git ") {
+		t.Errorf("taken from a living build: %s", out)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	repos, err := filepath.Glob(filepath.Join(c.root, "memo/git/*.git"))
+	if err != nil || len(repos) != 1 {
+		t.Fatal(repos, err)
+	}
+	old := time.Now().Add(-72 * time.Hour)
+	if err := os.Chtimes(repos[0], old, old); err != nil {
+		t.Fatal(err)
+	}
+	choice := []string{"prune", "--filter", "until=24h", "--filter", "type==source.git.checkout"}
+	line := "git " + web.URL + "/r.git: last used 3 days ago ("
+	for _, args := range [][]string{append(choice, "--dry-run"), choice} {
+		if out, _ := c.run(args...); !strings.HasPrefix(out, line) {
+			t.Errorf("%q says %s", args, out)
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Join(c.root, "memo/git")); len(left) != 1 {
+		t.Errorf("left %v, not the common lock alone", left)
+	}
+	c.run("build", "-q", "--no-cache", ctx)
 }

@@ -3,7 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +32,7 @@ func newPrune(g *global) *cobra.Command {
 		Use: "prune", Short: "Remove what nothing needs, and of the cache what the flags name",
 		Long: `Remove what nothing needs: images without a name, trees and blobs that neither an image nor
 a cached step uses. --all, an age or a size make cached steps and cache mounts go too, the
-longest unused first. What images need and what running builds use always stays.`,
+longest unused first, and with them git repositories and what is remembered of contexts. What images need and what running builds use always stays.`,
 		Args: args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error { return runPrune(c.Context(), g, f) },
 	}
@@ -36,7 +40,7 @@ longest unused first. What images need and what running builds use always stays.
 	fl.BoolVarP(&f.all, "all", "a", false, "forget every cached step and cache mount too")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "only tell what would go, and why")
 	fl.BoolVarP(&f.force, "force", "f", false, "accepted for scripts; nothing is ever asked")
-	fl.StringArrayVar(&f.filters, "filter", nil, "`until=24h` (unused for so long), type=KIND or id=ID; may be repeated")
+	fl.StringArrayVar(&f.filters, "filter", nil, "`until=24h` (unused for so long), type==KIND or id~=REGEXP; may be repeated")
 	fl.DurationVar(&f.duration, "keep-duration", 0, "keep what was used in this `time`; short for --filter until=")
 	fl.StringVar(&f.maxUsed, "max-used-space", "", "`size` that the store may take afterwards (10GB)")
 	fl.StringVar(&f.minFree, "min-free-space", "", "`size` that the store's disk should have free afterwards")
@@ -95,46 +99,71 @@ func parseSize(flag, value string) (int64, error) {
 // its.
 var kindsOf = map[string][]string{
 	builder.KindImage: nil, builder.KindName: nil, builder.KindRecord: nil, builder.KindTree: nil,
-	builder.KindBlob: nil, builder.KindMount: nil, builder.KindMemo: nil, builder.KindEntry: nil,
-	"regular":         {builder.KindRecord, builder.KindTree},
-	"exec.cachemount": {builder.KindMount},
-	"internal":        {builder.KindMemo},
+	builder.KindBlob: nil, builder.KindMount: nil, builder.KindMemo: nil, builder.KindEntry: nil, builder.KindGit: nil,
+	"regular":             {builder.KindRecord, builder.KindTree},
+	"exec.cachemount":     {builder.KindMount},
+	"internal":            {builder.KindMemo},
+	"source.local":        {builder.KindMemo},
+	"source.git.checkout": {builder.KindGit},
 }
 
-// filter reads one --filter. Of several of a kind any may hold.
+var filterForm = regexp.MustCompile(`^([a-z-]+)(==|=|~=|!=)(.+)$`)
+
+// filter reads one --filter, as docker buildx or BuildKit has it. Of several of a kind any
+// may hold.
 func filter(o *builder.PruneOptions, value string) error {
-	k, v, _ := strings.Cut(value, "=")
-	if v == "" {
+	m := filterForm.FindStringSubmatch(value)
+	if m == nil {
 		return usagef("--filter %s: it must be until=AGE, type=KIND or id=ID", value)
 	}
-	switch k {
-	case "until":
+	is, v := strings.HasPrefix(m[2], "="), m[3]
+	switch {
+	case is && (m[1] == "until" || m[1] == "unused-for"):
 		age, err := parseAge(v)
 		if err != nil {
 			return usagef("--filter %s: %v", value, err)
 		}
 		o.OlderThan = max(o.OlderThan, age)
-	case "type":
-		kinds, ok := kindsOf[v]
-		if !ok {
-			return usagef("--filter %s: the types are image, name, record, tree, blob, mount, memo, entry, regular, exec.cachemount and internal", value)
-		}
-		if kinds == nil {
-			kinds = []string{v}
-		}
-		o.Kinds = append(o.Kinds, kinds...)
-	case "id":
+	case m[1] == "type" && m[2] != "~=":
+		return filterType(o, value, v, is)
+	case m[1] == "id" && is:
 		o.IDs = append(o.IDs, v)
+	case m[1] == "id" && m[2] == "~=":
+		r, err := regexp.Compile(v)
+		if err != nil {
+			return usagef("--filter %s: %v", value, err)
+		}
+		o.Match = append(o.Match, r)
 	default:
-		return usagef("--filter %s: the filters are until, type and id", value)
+		return usagef("--filter %s: the filters are until=, type=, type!=, id= and id~=", value)
 	}
 	return nil
 }
 
-// parseAge reads an age (24h), or a moment in the past.
+// filterType adds the kinds that a type names, or all that it does not.
+func filterType(o *builder.PruneOptions, value, name string, is bool) error {
+	kinds, ok := kindsOf[name]
+	if !ok {
+		return usagef("--filter %s: the types are %s", value, strings.Join(slices.Sorted(maps.Keys(kindsOf)), ", "))
+	}
+	if kinds == nil {
+		kinds = []string{name}
+	}
+	for kind, ours := range kindsOf {
+		if ours == nil && slices.Contains(kinds, kind) == is {
+			o.Kinds = append(o.Kinds, kind)
+		}
+	}
+	return nil
+}
+
+// parseAge reads an age (24h), or a moment in the past: a date, a time, or seconds since 1970.
 func parseAge(v string) (time.Duration, error) {
 	if age, err := time.ParseDuration(v); err == nil {
 		return age, nil
+	}
+	if sec, err := strconv.ParseInt(v, 10, 64); err == nil {
+		return time.Since(time.Unix(sec, 0)), nil
 	}
 	for _, form := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02"} {
 		if t, err := time.ParseInLocation(form, v, time.Local); err == nil {

@@ -24,26 +24,38 @@ type repo struct {
 
 // lockFile takes an exclusive lock that ends with the file or the process.
 func lockFile(ctx context.Context, path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+		f, err := tryLock(path)
+		if f != nil || err != nil {
+			return f, err
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
 			return nil, context.Cause(ctx)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// tryLock is lockFile without waiting; nil when another has the lock, or has just removed the file with it.
+func tryLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	var st unix.Stat_t
+	if err == nil {
+		err = unix.Fstat(int(f.Fd()), &st)
+	}
+	if err == nil && st.Nlink > 0 {
+		return f, nil
+	}
+	f.Close()
+	if err == nil || err == unix.EWOULDBLOCK || err == unix.EINTR {
+		return nil, nil
+	}
+	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
 
 // with calls fn with the repository that the cache has for the remote, holding exactly what tip says. A repository that
@@ -51,9 +63,9 @@ func lockFile(ctx context.Context, path string) (*os.File, error) {
 func (s *session) with(ctx context.Context, tip Tip, fn func(*repo) error) error {
 	sum := sha256.Sum256([]byte(s.remote.String()))
 	name := hex.EncodeToString(sum[:16]) + fmt.Sprintf("-%d", 4*len(tip.Object))
-	r := &repo{session: s, dir: filepath.Join(s.req.Cache, name+".git")}
+	r := &repo{session: s, dir: filepath.Join(s.req.Cache, name+repoSuffix)}
 	var err error
-	if r.lock, err = lockFile(ctx, filepath.Join(s.req.Cache, name+".lock")); err != nil {
+	if r.lock, err = lockFile(ctx, filepath.Join(s.req.Cache, name+lockSuffix)); err != nil {
 		return err
 	}
 	defer r.lock.Close()
@@ -99,7 +111,10 @@ func (r *repo) prepare(ctx context.Context, sha256 bool) error {
 	} else if err := r.tidy(); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(r.dir, "config"), []byte(config), 0o600)
+	if err := os.WriteFile(filepath.Join(r.dir, "config"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	return r.note()
 }
 
 // tidy removes lock files and half packs: whoever wrote them is dead, as the lock is ours.
