@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -91,8 +92,25 @@ func tenSteps(t *testing.T, base string) string {
 	return dir
 }
 
+// largeBase pushes a Debian with files that cannot be compressed, 170 MB in the registry.
+func largeBase(t *testing.T, c *cli, name string) {
+	t.Helper()
+	dir := contextOf(t, "FROM debian\nCOPY data /usr/share/data\n")
+	if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	random, data := rand.NewChaCha8([32]byte{}), make([]byte, 10_000_000)
+	for i := range 13 {
+		random.Read(data)
+		if err := os.WriteFile(filepath.Join(dir, "data", fmt.Sprint(i)), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.run("build", "-q", "-o", "type=image,push=true,compression=uncompressed,name="+name, "--build-context", "debian=oci-layout://"+tools.debian+":latest", dir)
+}
+
 // TestCachedBuildMovesManifestsOnly is what a fresh machine pays for a build that
-// another one has done: ten steps on a Debian base, pushed to the same registry, under
+// another one has done: ten steps on a base of 170 MB, pushed to the same registry, under
 // 200 kB and half a second.
 func TestCachedBuildMovesManifestsOnly(t *testing.T) {
 	if tools.debian == "" {
@@ -101,30 +119,46 @@ func TestCachedBuildMovesManifestsOnly(t *testing.T) {
 	m := newMeter(t)
 	first := newCLI(t)
 	base := m.addr + "/ten-base:1"
-	first.run("push", "oci-layout://"+tools.debian+":latest", base)
+	largeBase(t, first, base)
+	if n := m.bytes.Load(); n < 165_000_000 {
+		t.Errorf("the base has %d bytes", n)
+	}
 	ctx := tenSteps(t, base)
 	image := m.addr + "/ten:1"
 	for name, cache := range map[string]string{"same repository": m.addr + "/ten:cache", "another repository": m.addr + "/caches/ten:main"} {
 		first.run("build", "--push", "-t", image, "--cache-to", "type=registry,mode=max,ref="+cache, ctx)
 		t.Run(name, func(t *testing.T) {
-			fresh := newCLI(t)
-			m.bytes.Store(0)
-			start := time.Now()
-			ran, of := fresh.ran("--push", "-t", image+"-again", "--cache-from", cache, ctx)
-			took, moved := time.Since(start), m.bytes.Load()
-			t.Logf("%d of %d steps run, %d bytes moved, %v", ran, of, moved, took)
-			if ran != 0 || of != 11 {
-				t.Errorf("%d of %d steps run", ran, of)
+			best := time.Hour
+			for try := range 5 { // the machine may have other work
+				best = min(best, cachedBuild(t, m, ctx, fmt.Sprintf("%s-again%d", image, try), cache))
+				if best < 500*time.Millisecond {
+					break
+				}
 			}
-			if moved > 200_000 {
-				t.Errorf("%d bytes moved", moved)
+			if best > 2*time.Second { // four times what is promised
+				t.Errorf("it took %v", best)
 			}
-			if took > 5*time.Second { // ten times what is promised, for a machine that has other work
-				t.Errorf("it took %v", took)
-			}
-			fresh.holdsNoLayer()
 		})
 	}
+}
+
+// cachedBuild builds and pushes ten steps with a full cache and an empty store.
+func cachedBuild(t *testing.T, m *meter, ctx, image, cache string) time.Duration {
+	t.Helper()
+	fresh := newCLI(t)
+	m.bytes.Store(0)
+	start := time.Now()
+	ran, of := fresh.ran("--push", "-t", image, "--cache-from", cache, ctx)
+	took, moved := time.Since(start), m.bytes.Load()
+	t.Logf("%d of %d steps run, %d bytes moved, %v", ran, of, moved, took)
+	if ran != 0 || of != 11 {
+		t.Errorf("%d of %d steps run", ran, of)
+	}
+	if moved > 200_000 {
+		t.Errorf("%d bytes moved", moved)
+	}
+	fresh.holdsNoLayer()
+	return took
 }
 
 // holdsNoLayer asserts that a store has documents alone.
