@@ -158,9 +158,11 @@ func (l *loading) send(ctx context.Context) error {
 }
 
 // shared are the blobs of the layers that the engine has. It knows a layer by all that lie
-// below it too, so they are the lowest ones of some image there.
+// below it too, so they are the lowest ones of some image there. One with containerd's
+// image store tells nobody which blobs it has.
 func (l *loading) shared(ctx context.Context) ([]digest.Digest, error) {
 	if l.containerd {
+		l.ui.Note("the engine keeps images in containerd's store and does not tell what it has of them: all layers are sent")
 		return nil, nil
 	}
 	ids, err := l.engine.Images(ctx)

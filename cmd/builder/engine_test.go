@@ -19,12 +19,17 @@ import (
 )
 
 // startDocker starts a real engine with a socket and data of its own, reached over TCP through a
-// server that counts what is loaded.
-func startDocker(t *testing.T) (host string, loaded, loads *atomic.Int64) {
+// server that counts what is loaded. With containerd it is $BUILDER_TEST_DOCKERD, which must be
+// one that can keep its images in containerd's store: Debian's is too old for that.
+func startDocker(t *testing.T, containerd bool) (host string, loaded, loads *atomic.Int64) {
 	t.Helper()
-	bin, err := exec.LookPath("dockerd")
+	name, store := "dockerd", []string{"--storage-driver=vfs"}
+	if containerd {
+		name, store = os.Getenv("BUILDER_TEST_DOCKERD"), []string{"--feature=containerd-snapshotter=true", "--storage-driver=native"}
+	}
+	bin, err := exec.LookPath(name)
 	if err != nil || os.Geteuid() != 0 {
-		t.Skip("needs dockerd (Debian's docker.io) and root")
+		t.Skip("needs root and dockerd: Debian's docker.io, and for containerd's image store one of 25 or later in $BUILDER_TEST_DOCKERD")
 	}
 	dir, err := os.MkdirTemp("", "engine-") // short: it holds sockets
 	if err != nil {
@@ -32,8 +37,8 @@ func startDocker(t *testing.T) (host string, loaded, loads *atomic.Int64) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "s")
-	cmd := exec.Command(bin, "-H", "unix://"+socket, "--data-root", filepath.Join(dir, "root"), "--exec-root", filepath.Join(dir, "exec"),
-		"--pidfile", filepath.Join(dir, "pid"), "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--bridge=none", "--storage-driver=vfs")
+	cmd := exec.Command(bin, append(store, "-H", "unix://"+socket, "--data-root", filepath.Join(dir, "root"), "--exec-root", filepath.Join(dir, "exec"),
+		"--pidfile", filepath.Join(dir, "pid"), "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--bridge=none")...)
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +94,7 @@ func (c countedBody) Read(p []byte) (int, error) {
 // TestLoadIntoEngine has a real engine take images, and nothing of them twice.
 func TestLoadIntoEngine(t *testing.T) {
 	c := newCLI(t)
-	host, loaded, loads := startDocker(t)
+	host, loaded, loads := startDocker(t, false)
 	t.Setenv("DOCKER_HOST", host)
 	dir := contextOf(t, "FROM scratch\nCOPY big /big\nCOPY small /small\nCMD [\"/small\"]\n")
 	big := make([]byte, 2<<20)
@@ -142,6 +147,41 @@ func TestLoadIntoEngine(t *testing.T) {
 	resp.Body.Close()
 	if !strings.Contains(string(answer), "Loaded image: saved:1") {
 		t.Errorf("the engine says %s of an archive", answer)
+	}
+}
+
+// TestLoadIntoContainerd is the same with an engine whose images are containerd's: it takes several platforms, an
+// image that it has is not sent, and of another one all layers are.
+func TestLoadIntoContainerd(t *testing.T) {
+	c := newCLI(t)
+	host, loaded, loads := startDocker(t, true)
+	t.Setenv("DOCKER_HOST", host)
+	dir := contextOf(t, "FROM scratch\nCOPY big /big\nARG N\nLABEL n=$N\n")
+	noise(t, filepath.Join(dir, "big"), 8, 2<<20)
+	for _, step := range []struct {
+		what      string
+		args      []string
+		loads     int64
+		low, high int64
+	}{
+		{"all of it", []string{"-t", "app:1"}, 1, 2 << 20, 3 << 20},
+		{"nothing of what it has", []string{"-t", "app:1"}, 0, 0, 0},
+		{"a further name", []string{"-t", "app:2"}, 0, 0, 0},
+		{"another image", []string{"-t", "app:1", "--build-arg", "N=2"}, 1, 2 << 20, 3 << 20},
+		{"two platforms", []string{"-t", "app:3", "--platform", "linux/amd64,linux/arm64"}, 1, 2 << 20, 5 << 20},
+	} {
+		loads.Store(0)
+		loaded.Store(0)
+		_, stderr := c.run(append(append([]string{"build", "--progress=plain", "--load"}, step.args...), dir)...)
+		if n, b := loads.Load(), loaded.Load(); n != step.loads || b < step.low || b > step.high {
+			t.Errorf("%s: %d loads of %d bytes", step.what, n, b)
+		}
+		if said := strings.Contains(stderr, "all layers are sent"); said != (step.loads > 0) {
+			t.Errorf("%s: what is sent is said: %v", step.what, said)
+		}
+		if engineID(t, host, step.args[1]) == "" {
+			t.Errorf("%s: the engine does not have it", step.what)
+		}
 	}
 }
 
