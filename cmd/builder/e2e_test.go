@@ -34,7 +34,9 @@ func newCLI(t *testing.T) *cli {
 			t.Fatal(err)
 		}
 	}
-	return &cli{t: t, root: filepath.Join(dir, "store")}
+	c := &cli{t: t, root: filepath.Join(dir, "store")}
+	checkStoreLeaks(t, c.root)
+	return c
 }
 
 func (c *cli) command(args ...string) *exec.Cmd {
@@ -326,25 +328,6 @@ func TestTenCachedSteps(t *testing.T) {
 	if best > 100*time.Millisecond && !raceEnabled {
 		t.Errorf("a cached build took %v", best)
 	}
-}
-
-// leftovers lists mounts and processes that have to do with the store.
-func leftovers(t *testing.T, root string) []string {
-	t.Helper()
-	var found []string
-	paths, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range paths {
-		for _, name := range []string{"mountinfo", "cmdline", "environ"} {
-			b, err := os.ReadFile(filepath.Join(p, name))
-			if err == nil && strings.Contains(string(b), root) {
-				found = append(found, p+"/"+name)
-			}
-		}
-	}
-	return found
 }
 
 // drafts counts what unfinished work left in the store.

@@ -64,7 +64,7 @@ func readUntil(t *testing.T, r io.Reader, text string) {
 // takes those away.
 func (c *cli) gone() {
 	c.t.Helper()
-	eventually(c.t, "no process or mount of the dead builder", func() bool { return len(leftovers(c.t, c.root)) == 0 })
+	eventually(c.t, "no process or mount of the dead builder", func() bool { return len(leftBy(c.root)) == 0 })
 	c.run("images")
 	if n := drafts(c.t, c.root); n != 0 {
 		c.t.Errorf("%d drafts are left", n)
@@ -103,7 +103,7 @@ func TestInterrupt(t *testing.T) {
 	if took := time.Since(start); took > 2*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if left := leftovers(t, c.root); len(left) > 0 {
+	if left := leftBy(c.root); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	if n := drafts(t, c.root); n != 0 {

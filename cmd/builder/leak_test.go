@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -17,11 +19,22 @@ import (
 // leakPatience is how long what a script left is waited for: the kernel takes a killed process apart beside us.
 const leakPatience = 5 * time.Second
 
-// checkLeaks fails a script that leaves anything on the machine: mounts, processes (with their namespaces), temporary files.
+// checkLeaks fails a script that leaves anything on the machine: mounts, processes (with their namespaces, open files and
+// the like), temporary files.
 func checkLeaks(env *testscript.Env) {
 	env.Defer(func() {
-		if left := settled(func() []string { return leftBy(env.WorkDir) }); len(left) > 0 {
+		left := settled(func() []string { return append(leftBy(env.WorkDir), filesBelow(filepath.Join(env.WorkDir, ".tmp"))...) })
+		if len(left) > 0 {
 			env.T().Fatal("the script leaves behind: ", strings.Join(left, "; "))
+		}
+	})
+}
+
+// checkStoreLeaks does the same for a test with a store of its own.
+func checkStoreLeaks(t *testing.T, root string) {
+	t.Cleanup(func() {
+		if left := settled(func() []string { return leftBy(root) }); len(left) > 0 {
+			t.Errorf("left behind: %s", strings.Join(left, "; "))
 		}
 	})
 }
@@ -56,37 +69,64 @@ func settled(look func() []string) (left []string) {
 	}
 }
 
-func leftBy(work string) []string {
-	return append(append(mountsBelow(work), orphansOf(work)...), filesBelow(filepath.Join(work, ".tmp"))...)
-}
-
-func mountsBelow(dir string) (left []string) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return []string{err.Error()}
-	}
+// leftBy are mounts below a directory, and processes that have to do with it and do not descend from this one: those that
+// do are the test's own, in the background, and end with it.
+func leftBy(dir string) (left []string) {
+	table, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(table)) {
-		if strings.Contains(line, dir+"/") {
+		if mentions(line, dir) {
 			left = append(left, "mount "+strings.TrimSpace(line))
 		}
 	}
+	for pid, why := range involved(dir) {
+		if !descends(pid) {
+			command, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+			left = append(left, fmt.Sprintf("process %s %q (%s)", pid, bytes.ReplaceAll(command, []byte{0}, []byte{' '}), why))
+		}
+	}
 	return left
 }
 
-// orphansOf are processes that know of the script's directory and do not descend from this one: those that do are the
-// script's own, in the background, and end with it.
-func orphansOf(work string) (left []string) {
-	paths, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, path := range paths {
-		dir := filepath.Dir(path)
-		environ, err := os.ReadFile(path)
-		if err != nil || !bytes.Contains(environ, []byte(work+"/")) || descends(filepath.Base(dir)) {
-			continue
+// mentions tells whether a text has a path in it, or one below: "a/b" is not in "a/bc".
+func mentions(text, path string) bool {
+	for {
+		_, rest, found := strings.Cut(text, path)
+		if !found {
+			return false
 		}
-		command, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		left = append(left, fmt.Sprintf("process %s %q", filepath.Base(dir), bytes.ReplaceAll(command, []byte{0}, []byte{' '})))
+		next, _ := utf8.DecodeRuneInString(rest)
+		if rest == "" || !unicode.IsLetter(next) && !unicode.IsDigit(next) && !strings.ContainsRune("-_.", next) {
+			return true
+		}
+		text = rest
 	}
-	return left
+}
+
+// involved finds the processes that have to do with a directory, by pid, and what shows it: their words, their mounts
+// where those are not ours, and what they hold open.
+func involved(dir string) map[string]string {
+	found := map[string]string{}
+	ours, _ := os.Readlink("/proc/self/ns/mnt")
+	pids, _ := filepath.Glob("/proc/[0-9]*")
+	for _, proc := range pids {
+		pid := filepath.Base(proc)
+		texts := []string{"cmdline", "environ"}
+		if ns, err := os.Readlink(proc + "/ns/mnt"); err == nil && ns != ours {
+			texts = append(texts, "mountinfo")
+		}
+		for _, name := range texts {
+			if b, err := os.ReadFile(filepath.Join(proc, name)); err == nil && mentions(string(b), dir) {
+				found[pid] = name
+			}
+		}
+		links, _ := filepath.Glob(proc + "/fd/*")
+		for _, link := range append(links, proc+"/cwd", proc+"/root", proc+"/exe") {
+			if target, err := os.Readlink(link); err == nil && mentions(target, dir) {
+				found[pid] = strings.TrimPrefix(link, proc+"/") + " -> " + target
+			}
+		}
+	}
+	return found
 }
 
 func descends(pid string) bool {

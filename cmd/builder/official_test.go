@@ -65,7 +65,7 @@ func TestOfficial(t *testing.T) {
 			testOfficial(t, &cli{t: t, root: root}, o)
 		})
 	}
-	if found := leftovers(t, root); len(found) > 0 {
+	if found := leftBy(root); len(found) > 0 {
 		t.Errorf("left over: %q", found)
 	}
 	if n := drafts(t, root); n > 0 {

@@ -154,7 +154,7 @@ func (tr *torture) next(r *rand.Rand) []string {
 // inspect asserts that nothing was damaged and nothing is left.
 func (tr *torture) inspect() {
 	t := tr.t
-	eventually(t, "no process or mount is left", func() bool { return len(leftovers(t, tr.root)) == 0 })
+	eventually(t, "no process or mount is left", func() bool { return len(leftBy(tr.root)) == 0 })
 	tr.run("images")
 	for _, dir := range []string{"leases", "claims", "tmp", "cache/tmp", "ingest"} {
 		entries, err := os.ReadDir(filepath.Join(tr.root, dir))
