@@ -97,18 +97,20 @@ func plantPipe(root *os.Root, name string) {
 	unix.Mknodat(int(parent.Fd()), filepath.Base(name), unix.S_IFIFO|0o644, 0)
 }
 
-// visiblePaths asks the patterns of every file, and then takes the directories that lead to visible ones.
+// visiblePaths asks the patterns of every file, and then takes the directories that lead to visible ones. A file is asked
+// for with what its directory matched, as BuildKit does: "!a*" shows a/b only if it was what showed a.
 func visiblePaths(t *testing.T, dir string, patterns []string) (paths []string) {
 	t.Helper()
 	m, err := patternmatcher.New(patterns)
 	check(t, err)
-	shown := map[string]bool{}
+	shown, infos := map[string]bool{}, map[string]patternmatcher.MatchInfo{}
 	check(t, filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
 		if err != nil || p == dir {
 			return err
 		}
 		p = p[len(dir)+1:]
-		if hidden, err := m.MatchesOrParentMatches(p); err != nil || hidden {
+		hidden, info, err := m.MatchesUsingParentResults(p, infos[path.Dir(p)])
+		if infos[p] = info; err != nil || hidden {
 			return err
 		}
 		for ; p != "."; p = path.Dir(p) {
