@@ -143,6 +143,7 @@ func TestDigestsAsUser(t *testing.T) {
 	}
 	for kind, text := range map[string]string{manyIDs: chownText, oneID: ownersText} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel() // each takes its turns at copying on the disk and at waiting
 			u := newOrdinaryUser(t, kind)
 			ctx := filepath.Join(u.dir, "ctx")
 			must(t, "mkdir", "-p", ctx+"/tree/sub")
