@@ -130,7 +130,7 @@ func oneIDHint(output []string) string {
 	if !looks || err != nil || ids.Why == "" {
 		return ""
 	}
-	return "commands have one id here, as " + ids.Why + ": chown and setuid to another one fail with \"Invalid argument\""
+	return "commands have one id here, as " + ids.Why + ": chown and setuid to another one fail with \"Invalid argument\"; apt-get needs -oAPT::Sandbox::User=root"
 }
 
 // Unwrap returns how the command ended.
