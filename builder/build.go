@@ -31,6 +31,9 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.Annotations.check(o.Platforms); err != nil {
+		return nil, err
+	}
 	b := &build{store: s, o: o, began: start}
 	defer b.close()
 	b.watch()
@@ -108,6 +111,7 @@ func (b *build) images(ctx context.Context) (*Image, error) {
 		if err != nil {
 			return nil, err
 		}
+		img.Annotations = b.o.Annotations
 		if first == nil {
 			first = img
 			continue

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 
 	"builder/oci"
@@ -244,7 +245,11 @@ func (s *Store) manifest(ctx context.Context, src oci.Source, img *Image, o Mani
 	if len(img.Others) == 0 {
 		return s.manifestOf(ctx, src, img, o, ready)
 	}
-	index := oci.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	notes := slices.Concat(img.Annotations, o.Annotations)
+	index := oci.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Annotations: notes.in("index", img.Platform),
+	}
 	for _, one := range img.All() {
 		d, err := s.manifestOf(ctx, src, one, o, ready)
 		if err != nil {
@@ -253,7 +258,9 @@ func (s *Store) manifest(ctx context.Context, src oci.Source, img *Image, o Mani
 		d.Platform = &one.Platform
 		index.Manifests = append(index.Manifests, d)
 	}
-	return s.putDocument(ctx, ocispec.MediaTypeImageIndex, index)
+	d, err := s.putDocument(ctx, ocispec.MediaTypeImageIndex, index)
+	d.Annotations = notes.in("index-descriptor", img.Platform)
+	return d, err
 }
 
 // putDocument keeps a manifest or index of our own making.
@@ -268,7 +275,8 @@ func (s *Store) putDocument(ctx context.Context, mediaType string, v any) (oci.D
 
 // manifestOf is manifest for one platform.
 func (s *Store) manifestOf(ctx context.Context, src oci.Source, img *Image, o ManifestOptions, ready onLayer) (oci.Descriptor, error) {
-	if img.Manifest != nil && !o.Encoding.Force && len(o.Annotations) == 0 {
+	notes := slices.Concat(img.Annotations, o.Annotations)
+	if img.Manifest != nil && !o.Encoding.Force && len(notes) == 0 {
 		return *img.Manifest, nil
 	}
 	layers, err := s.encodeAll(ctx, src, img.Layers, o.Encoding, ready)
@@ -279,15 +287,17 @@ func (s *Store) manifestOf(ctx context.Context, src oci.Source, img *Image, o Ma
 	config.MediaType = ocispec.MediaTypeImageConfig
 	m := oci.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: config, Layers: layers, Annotations: o.Annotations,
+		Config: config, Layers: layers, Annotations: notes.in("manifest", img.Platform),
 	}
 	d, err := s.putDocument(ctx, ocispec.MediaTypeImageManifest, m)
-	d.Platform = &img.Platform
+	d.Platform, d.Annotations = &img.Platform, notes.in("manifest-descriptor", img.Platform)
 	return d, err
 }
 
 // ManifestOptions say how an image leaves the store.
 type ManifestOptions struct {
 	Encoding    Encoding
-	Annotations map[string]string
+	Annotations Annotations // beside those of the image
+	// Untagged leaves the image in its repositories under its digest alone.
+	Untagged bool
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,14 +30,16 @@ type export struct {
 	stdout   io.Writer
 	progress *progress.Printer
 	ui       *progress.Step
+	sent     oci.Descriptor // the manifest or index, once it is known
 }
 
 // Export writes the image to where o says, or loads it into a Docker engine; other outputs
 // that are no file and no directory need nothing. stdout is what a dest of "-" means. A file is written whole or
-// not at all, and a directory that was not there before is removed when it fails.
-func (s *Store) Export(ctx context.Context, img *Image, o Output, stdout io.Writer, p *progress.Printer) error {
+// not at all, and a directory that was not there before is removed when it fails. It returns the
+// descriptor of the manifest or index that it wrote, the zero one of forms that have none.
+func (s *Store) Export(ctx context.Context, img *Image, o Output, stdout io.Writer, p *progress.Printer) (oci.Descriptor, error) {
 	if o.Dest == "" && !o.Load {
-		return nil
+		return oci.Descriptor{}, nil
 	}
 	title, what := "export "+o.Type+" to "+o.Dest, "export to "+o.Dest
 	if o.Load {
@@ -47,10 +50,10 @@ func (s *Store) Export(ctx context.Context, img *Image, o Output, stdout io.Writ
 	if err := e.run(ctx); err != nil {
 		err = fmt.Errorf("%s: %w", what, err)
 		fail(e.ui, err)
-		return err
+		return e.sent, err
 	}
 	e.ui.Done("")
-	return nil
+	return e.sent, nil
 }
 
 func (e *export) run(ctx context.Context) error {
@@ -95,8 +98,9 @@ func (e *export) stream(ctx context.Context, w io.Writer) error {
 
 func (e *export) manifest(ctx context.Context) (oci.Source, oci.Descriptor, error) {
 	src := e.store.content(e.img, fetching(e.ui))
-	desc, err := e.store.manifest(ctx, src, e.img, e.ManifestOptions, nil)
-	return src, desc, err
+	var err error
+	e.sent, err = e.store.manifest(ctx, src, e.img, e.ManifestOptions, nil)
+	return src, e.sent, err
 }
 
 // fetching draws blobs that come from outside as transfers of a step.
@@ -165,7 +169,11 @@ func tagLayout(ctx context.Context, dst *layout.Layout, e oci.Entry) error {
 	if err != nil {
 		return err
 	}
-	e.Desc.Annotations = map[string]string{"io.containerd.image.name": n.String()}
+	e.Desc.Annotations = maps.Clone(e.Desc.Annotations)
+	if e.Desc.Annotations == nil {
+		e.Desc.Annotations = map[string]string{}
+	}
+	e.Desc.Annotations["io.containerd.image.name"] = n.String()
 	return dst.Tag(ctx, e.Desc, n.Tag)
 }
 

@@ -38,6 +38,8 @@ type Image struct {
 	Created time.Time `json:"created,omitzero"`
 	// Layers are bottom first, as in the config's rootfs.
 	Layers []Layer `json:"layers"`
+	// Annotations are for the manifest or index that it gets when it leaves.
+	Annotations Annotations `json:"annotations,omitempty"`
 	// Others are the images of the same name for other platforms.
 	Others []*Image `json:"others,omitempty"`
 

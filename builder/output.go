@@ -1,10 +1,13 @@
 package builder
 
 import (
+	"encoding/csv"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+
+	"builder/oci/name"
 )
 
 // Output is one place where a build's result goes: the value of -o.
@@ -22,6 +25,8 @@ type Output struct {
 	Load bool
 
 	ManifestOptions
+
+	canonical bool // name-canonical
 }
 
 // ParseOutput reads the value of -o: "type=…,dest=…,…", or a directory, or "-" for
@@ -44,7 +49,11 @@ func ParseOutput(value string) (Output, error) {
 
 func (o *Output) parse(value string) error {
 	coding := map[string]string{"compression": "", "compression-level": "", "force-compression": ""}
-	for _, field := range strings.Split(value, ",") {
+	fields, err := csv.NewReader(strings.NewReader(value)).Read()
+	if err != nil {
+		return errors.New("it must be type=TYPE,KEY=VALUE,…, a part with a comma in double quotes")
+	}
+	for _, field := range fields {
 		k, v, ok := strings.Cut(field, "=")
 		if !ok {
 			return fmt.Errorf("%q is not KEY=VALUE", field)
@@ -55,7 +64,6 @@ func (o *Output) parse(value string) error {
 			return err
 		}
 	}
-	var err error
 	o.Encoding, err = ParseEncoding(coding["compression"], coding["compression-level"], coding["force-compression"])
 	if err != nil {
 		return err
@@ -71,15 +79,22 @@ func (o *Output) set(k, v string) (err error) {
 	case "dest":
 		o.Dest = v
 	case "name":
-		o.Names = append(o.Names, v)
+		o.Names = append(o.Names, strings.Split(v, ",")...)
 	case "push":
 		o.Push, err = strconv.ParseBool(v)
+	case "push-by-digest":
+		o.Untagged, err = strconv.ParseBool(v)
+	case "name-canonical":
+		o.canonical, err = strconv.ParseBool(v)
 	case "tar":
 		var tar bool
 		tar, err = strconv.ParseBool(v)
 		o.Dir = !tar
 	default:
-		return o.annotation(k, v)
+		if place, ok := strings.CutPrefix(k, "annotation"); ok {
+			return o.annotation(place, k, v)
+		}
+		return fixed(k, v)
 	}
 	if err != nil {
 		return fmt.Errorf("%s=%s: it must be true or false", k, v)
@@ -87,15 +102,39 @@ func (o *Output) set(k, v string) (err error) {
 	return nil
 }
 
-func (o *Output) annotation(k, v string) error {
-	key, ok := strings.CutPrefix(k, "annotation.")
-	if !ok {
-		return fmt.Errorf("%q is not supported; use type, dest, name, push, tar, compression, compression-level, force-compression or annotation.KEY", k)
+// annotation takes "annotation[-PLACE].KEY", of which place is what follows "annotation".
+func (o *Output) annotation(place, k, v string) error {
+	place, key, _ := strings.Cut(place, ".")
+	place, named := strings.CutPrefix(place, "-")
+	if !named {
+		place = "manifest" + place
 	}
-	if o.Annotations == nil {
-		o.Annotations = map[string]string{}
+	a, err := newAnnotation(place, key, v)
+	if err != nil {
+		return fmt.Errorf("%s: %w", k, err)
 	}
-	o.Annotations[key] = v
+	o.Annotations = append(o.Annotations, a)
+	return nil
+}
+
+// fixed takes attributes that BuildKit lets one choose and that have one value here, and
+// refuses those that do not exist.
+func fixed(k, v string) error {
+	why := map[string]string{
+		"oci-mediatypes":    "manifests have OCI's media types, which registries and engines read",
+		"rewrite-timestamp": "with SOURCE_DATE_EPOCH the files of new layers carry it",
+		"store":             "every image is kept in the store; prune removes it",
+	}
+	if k == "registry.insecure" {
+		return errors.New("use --insecure-registry HOST")
+	}
+	reason, known := why[k]
+	if !known {
+		return fmt.Errorf("%q is not supported; use type, dest, name, push, push-by-digest, tar, compression, compression-level, force-compression or annotation.KEY", k)
+	}
+	if on, err := strconv.ParseBool(v); err != nil || !on {
+		return fmt.Errorf("%s=%s: it is always true: %s", k, v, reason)
+	}
 	return nil
 }
 
@@ -118,6 +157,29 @@ func (o *Output) check() error {
 	o.Load = o.Type == "docker" && o.Dest == ""
 	if o.Type == "registry" {
 		o.Type, o.Push = "image", true
+	}
+	if o.Untagged || o.canonical {
+		return o.checkByDigest()
+	}
+	return nil
+}
+
+// checkByDigest proves what a push without a tag needs.
+func (o *Output) checkByDigest() error {
+	switch {
+	case !o.Untagged:
+		return errors.New("name-canonical=true is for push-by-digest=true")
+	case !o.Push:
+		return errors.New("push-by-digest=true needs push=true")
+	case len(o.Names) == 0:
+		return errors.New("push-by-digest=true needs the repository: name=REGISTRY/NAME")
+	}
+	for _, n := range o.Names {
+		if ref, err := name.Parse(n); err != nil {
+			return err
+		} else if ref != ref.WithTag(name.DefaultTag) || strings.HasSuffix(n, ":"+name.DefaultTag) {
+			return fmt.Errorf("push-by-digest=true: %s must have no tag", n)
+		}
 	}
 	return nil
 }

@@ -59,8 +59,12 @@ func (p *Push) add(ref name.Ref, ui *progress.Printer) {
 			return
 		}
 	}
+	shown := ref.String()
+	if p.o.Untagged {
+		shown = ref.Repository()
+	}
 	p.places = append(p.places, &place{
-		repo: registry.Repository(ref, p.store.net), refs: []name.Ref{ref}, ui: ui.Step("push " + ref.String()),
+		repo: registry.Repository(ref, p.store.net), refs: []name.Ref{ref}, ui: ui.Step("push " + shown),
 	})
 }
 
@@ -130,12 +134,15 @@ func (p *Push) end(desc oci.Descriptor, err error) {
 // manifests everywhere, what is attached to them, then the tags. So a tag names something whole, and where one
 // place fails no other is left with half of what was asked for.
 func (p *Push) send(ctx context.Context, src oci.Source, desc oci.Descriptor, attached ...oci.Descriptor) error {
-	for _, step := range []func(*place) error{
+	steps := []func(*place) error{
 		func(pl *place) error { return pl.blobs(ctx, src, desc) },
 		func(pl *place) error { return pl.copy(ctx, src, desc) },
 		func(pl *place) error { return pl.attach(ctx, src, attached) },
-		func(pl *place) error { return pl.tag(ctx, desc) },
-	} {
+	}
+	if !p.o.Untagged {
+		steps = append(steps, func(pl *place) error { return pl.tag(ctx, desc) })
+	}
+	for _, step := range steps {
 		for _, pl := range p.places {
 			if err := step(pl); err != nil {
 				return fmt.Errorf("push %s: %w", pl.refs[0], err)

@@ -14,7 +14,7 @@ import (
 // buildFlags are the flags of `builder build`, named as docker buildx names them.
 type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
-	deviceDirs, cacheFrom, cacheTo, cacheMounts                                               []string
+	deviceDirs, cacheFrom, cacheTo, cacheMounts, annotations                                  []string
 	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit            string
 	check, noCache, push, load, explain, quiet                                                bool
 	jobs                                                                                      int
@@ -24,7 +24,6 @@ type buildFlags struct {
 	policy  policyFlag
 	sandbox sandboxFlags
 	attest  attestFlags
-	refused refusedFlags
 }
 
 func newBuild(g *global) *cobra.Command {
@@ -45,6 +44,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringArrayVar(&f.buildArgs, "build-arg", nil, "`NAME=VALUE` of an ARG, or NAME to take the value from the environment")
 	fl.StringArrayVar(&f.contexts, "build-context", nil, "`NAME=SOURCE` that FROM and --from may name: a directory, oci-layout://DIR[:TAG] or docker-image://REF")
 	fl.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` added to the image")
+	fl.StringArrayVar(&f.annotations, "annotation", nil, "`[PLACE:]KEY=VALUE` for the manifest, or for PLACE: manifest, index, manifest-descriptor or index-descriptor")
 	fl.StringSliceVar(&f.platforms, "platform", nil, "`os/arch[/variant]` of the image (default this machine's); several make an index")
 	fl.BoolVar(&f.noCache, "no-cache", false, "run every step")
 	fl.StringArrayVar(&f.cacheFrom, "cache-from", nil, "`type=registry|local|s3,…` or reference of a cache to take results from; may be repeated")
@@ -74,15 +74,11 @@ func newBuild(g *global) *cobra.Command {
 	f.sandbox.register(c)
 	f.attest.register(c)
 	registerAlways(c)
-	f.refused.register(c, "annotation")
 	return c
 }
 
 // runBuild builds, then sends the result wherever the flags say.
 func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
-	if err := f.refused.check(); err != nil {
-		return err
-	}
 	if f.check {
 		f.call = "check"
 	}
@@ -123,7 +119,9 @@ func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
 func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Store, o builder.BuildOptions, to *sending) (err error) {
 	outputs := to.outputs
 	for _, out := range outputs {
-		o.Names = append(o.Names, out.Names...)
+		if !out.Untagged {
+			o.Names = append(o.Names, out.Names...)
+		}
 	}
 	if slices.ContainsFunc(outputs, func(o builder.Output) bool { return o.Load }) {
 		if err := s.CheckEngine(ctx); err != nil {

@@ -29,6 +29,17 @@ func (f *buildFlags) parseOutputs() ([]builder.Output, error) {
 	return outputs, nil
 }
 
+func (f *buildFlags) parseAnnotations() (all builder.Annotations, err error) {
+	for _, v := range f.annotations {
+		a, err := builder.ParseAnnotation(v)
+		if err != nil {
+			return nil, usagef("--annotation %s: %w", v, err)
+		}
+		all = append(all, a...)
+	}
+	return all, nil
+}
+
 // options turns flags into build options.
 func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error) {
 	o := builder.BuildOptions{
@@ -60,6 +71,9 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 			return o, err
 		}
 		o.Platforms = append(o.Platforms, platform)
+	}
+	if o.Annotations, err = f.parseAnnotations(); err != nil {
+		return o, err
 	}
 	if o.CacheMounts, err = cacheMounts(f.cacheMounts); err != nil {
 		return o, err

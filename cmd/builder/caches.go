@@ -65,21 +65,25 @@ func (f *buildFlags) sendAll(ctx context.Context, g *global, s *builder.Store, r
 
 // sendingOf tells the export of a cache where the image goes meanwhile.
 func (f *buildFlags) sendingOf(o builder.BuildOptions, to *sending, sent <-chan struct{}) builder.Sending {
-	manifest, push := f.imageOutput(to.outputs)
-	sending := builder.Sending{Done: sent, Encoding: manifest.Encoding}
+	out, push := f.imageOutput(o, to.outputs)
+	sending := builder.Sending{Done: sent, Encoding: out.Encoding}
 	if push {
-		sending.Names = o.Names
+		sending.Names = out.Names
 	}
 	return sending
 }
 
-// imageOutput is how the image leaves for a registry, and whether it does.
-func (f *buildFlags) imageOutput(outputs []builder.Output) (manifest builder.ManifestOptions, push bool) {
-	manifest.Encoding, push = builder.DefaultEncoding, f.push
+// imageOutput is how the image leaves for registries and under which names, and whether
+// it does.
+func (f *buildFlags) imageOutput(o builder.BuildOptions, outputs []builder.Output) (image builder.Output, push bool) {
+	image.Encoding, push = builder.DefaultEncoding, f.push
 	for _, out := range outputs {
 		if out.Type == "image" {
-			manifest, push = out.ManifestOptions, push || out.Push
+			image, push = out, push || out.Push
 		}
 	}
-	return manifest, push
+	if !image.Untagged {
+		image.Names = o.Names
+	}
+	return image, push
 }

@@ -12,6 +12,7 @@ import (
 	"builder/builder"
 	"builder/builder/dockerfile"
 	"builder/builder/progress"
+	"builder/oci"
 
 	"github.com/containerd/platforms"
 )
@@ -24,31 +25,36 @@ type sending struct {
 
 // newPush is the push that --push or an output asks for, nil if none does.
 func (f *buildFlags) newPush(s *builder.Store, o builder.BuildOptions, outputs []builder.Output) (*builder.Push, error) {
-	if f.push && len(o.Names) == 0 {
+	out, push := f.imageOutput(o, outputs)
+	if f.push && len(out.Names) == 0 {
 		return nil, usagef("--push needs a name: -t REGISTRY/NAME[:TAG]")
 	}
-	manifest, push := f.imageOutput(outputs)
-	if !push || len(o.Names) == 0 {
+	if out.Untagged && len(o.Names) > 0 {
+		return nil, usagef("push-by-digest=true: leave out -t %s; the digest is the only name there", o.Names[0])
+	}
+	if !push || len(out.Names) == 0 {
 		return nil, nil
 	}
-	return s.NewPush(o.Names, manifest, o.Progress)
+	return s.NewPush(out.Names, out.ManifestOptions, o.Progress)
 }
 
 // send exports to every output and pushes every name. It returns what the metadata
 // file tells of that.
 func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img *builder.Image, o builder.BuildOptions, outputs []builder.Output) (map[string]any, error) {
 	meta := map[string]any{"containerimage.config.digest": img.ID()}
-	if len(o.Names) > 0 {
-		meta["image.name"] = strings.Join(o.Names, ",")
+	if out, _ := f.imageOutput(o, outputs); len(out.Names) > 0 {
+		meta["image.name"] = strings.Join(out.Names, ",")
 	}
 	addProvenance(meta, img)
 	for _, out := range outputs {
 		if len(out.Names) == 0 {
 			out.Names = o.Names
 		}
-		if err := s.Export(ctx, img, out, g.out, o.Progress); err != nil {
+		desc, err := s.Export(ctx, img, out, g.out, o.Progress)
+		if err != nil {
 			return nil, err
 		}
+		addDescriptor(meta, desc)
 	}
 	if o.Push == nil {
 		return meta, nil
@@ -57,9 +63,16 @@ func (f *buildFlags) send(ctx context.Context, g *global, s *builder.Store, img 
 	if err != nil {
 		return nil, err
 	}
-	meta["containerimage.digest"] = desc.Digest
-	meta["containerimage.descriptor"] = desc
+	addDescriptor(meta, desc)
 	return meta, nil
+}
+
+// addDescriptor adds what names the manifest or index that was sent; the last one counts.
+func addDescriptor(meta map[string]any, desc oci.Descriptor) {
+	if desc.Digest != "" {
+		meta["containerimage.digest"] = desc.Digest
+		meta["containerimage.descriptor"] = desc
+	}
 }
 
 // addProvenance adds what buildx calls "buildx.build.provenance"; for several platforms

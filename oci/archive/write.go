@@ -70,7 +70,7 @@ func WriteWithout(ctx context.Context, w io.Writer, kind Kind, src oci.Source, e
 	}
 	for _, e := range entries {
 		if kind == Docker && !oci.IsManifest(e.Desc.MediaType) {
-			return fmt.Errorf("write docker archive: %s: only a single image fits, not %s", e.Desc.Digest, e.Desc.MediaType)
+			return fmt.Errorf("write docker archive: %s: a Docker archive holds a single image, not %s; an OCI archive holds it", e.Desc.Digest, e.Desc.MediaType)
 		}
 		// One at a time: a tar has one order, and it must always be the same.
 		if err := oci.Copy(ctx, t, src, e.Desc, oci.CopyOptions{Parallel: 1}); err != nil {
