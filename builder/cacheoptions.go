@@ -201,6 +201,9 @@ func (c *CacheTo) parse(a attributes) (err error) {
 	if c.IgnoreError, err = a.flag("ignore-error", false); err != nil {
 		return err
 	}
+	if reset, err := a.flag("reset", false); err != nil || reset {
+		return cmp.Or(err, errors.New("reset=true: nothing is ever removed from a directory; write to a new one and put it in the old one's place"))
+	}
 	for _, key := range []string{"image-manifest", "oci-mediatypes"} {
 		if on, err := a.flag(key, true); err != nil || !on {
 			return cmp.Or(err, fmt.Errorf("%s=false: the cache is always an OCI image manifest, which every registry takes", key))
@@ -235,6 +238,9 @@ func (a attributes) place(dir string) (CachePlace, error) {
 		return p, a.s3(&p)
 	case "":
 		return p, errors.New("say which type: type=registry, local or s3")
+	}
+	if p.Type == "gha" {
+		return p, errors.New("type=gha, GitHub's own cache, is not supported: use type=registry,ref=ghcr.io/OWNER/NAME:cache, or type=local in a directory that actions/cache keeps")
 	}
 	return p, fmt.Errorf("type=%s is not supported: it must be registry, local, s3 or, to write, inline", p.Type)
 }

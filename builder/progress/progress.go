@@ -39,15 +39,17 @@ const (
 	RawJSON Mode = "rawjson"
 )
 
-// ParseMode reads the value of --progress. The empty string is Auto.
+// ParseMode reads the value of --progress. The empty string is Auto, "none" is Quiet.
 func ParseMode(s string) (Mode, error) {
 	switch m := Mode(s); m {
 	case "":
 		return Auto, nil
+	case "none":
+		return Quiet, nil
 	case Auto, Plain, TTY, Quiet, RawJSON:
 		return m, nil
 	}
-	return "", fmt.Errorf("unknown progress mode %q: one of auto, plain, tty, quiet, rawjson", s)
+	return "", fmt.Errorf("unknown progress mode %q: one of auto, plain, tty, quiet, none, rawjson", s)
 }
 
 // Options are the parts of the surroundings that a Printer looks at. The zero

@@ -112,30 +112,48 @@ func TestPlainAutoWhenNotTerminal(t *testing.T) {
 
 func TestQuiet(t *testing.T) { expect(t, play(t, Quiet), "") }
 
+// The form is that of BuildKit's SolveStatus.
 func TestRawJSON(t *testing.T) {
 	var got []string
+	names := map[string]string{}
+	ms := func(at *time.Time) string {
+		if at == nil {
+			return "-"
+		}
+		return fmt.Sprint(at.Sub(newClock().t).Milliseconds())
+	}
 	for line := range strings.Lines(play(t, RawJSON)) {
 		var r Record
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
-		got = append(got, fmt.Sprint(r.Event, " ", r.Step, " ", r.Text, " ", r.Done, "/", r.Total, " ", r.Seconds))
+		for _, v := range r.Vertexes {
+			names[v.Digest] = v.Name
+			got = append(got, fmt.Sprint(v.Name, " from ", ms(v.Started), " to ", ms(v.Completed), " ", v.Cached, " ", v.Error))
+		}
+		for _, s := range r.Statuses {
+			got = append(got, fmt.Sprint(names[s.Vertex], ": ", s.ID, " ", s.Current, "/", s.Total, " from ", ms(s.Started), " to ", ms(s.Completed)))
+		}
+		for _, l := range r.Logs {
+			got = append(got, fmt.Sprintf("%s: %d %q", names[l.Vertex], l.Stream, l.Data))
+		}
+		for _, w := range r.Warnings {
+			got = append(got, fmt.Sprintf("%s %q", w.Short, w.Detail))
+		}
 	}
 	want := []string{
-		"start 1  0/0 0",
-		"transfer 1 sha256:abc 1000000/3000000 0",
-		"transfer 1 sha256:abc 2000000/3000000 6",
-		"transfer 1 sha256:abc 3000000/3000000 7",
-		"done 1  0/0 7",
-		"note 2 the file main.go changed 0/0 0",
-		"cached 2  0/0 0",
-		"start 3  0/0 0",
-		"output 3 cc -o main main.c 0/0 0.123",
-		"output 3 red 0/0 0.123",
-		"output 3 100% 0/0 0.123",
-		"message 0 warning: line one\nline two 0/0 0",
-		"output 3 no line end 0/0 0.223",
-		"error 3 exit status 2\nsee above 0/0 0.223",
+		"[base 1/1] FROM debian from 0 to - false ",
+		"[base 1/1] FROM debian: sha256:abc 1000000/3000000 from 0 to -",
+		"[base 1/1] FROM debian: sha256:abc 2000000/3000000 from 0 to -",
+		"[base 1/1] FROM debian: sha256:abc 3000000/3000000 from 0 to 7000",
+		"[base 1/1] FROM debian from 0 to 7000 false ",
+		`: 2 "the file main.go changed\n"`,
+		"[build 1/5] COPY . /src from 7000 to 7000 true ",
+		"[build 2/5] RUN make from 7000 to - false ",
+		`[build 2/5] RUN make: 1 "cc -o main main.c\nred\n100%\n"`,
+		`warning: line one ["line two"]`,
+		`[build 2/5] RUN make: 1 "no line end\n"`,
+		"[build 2/5] RUN make from 7000 to 7223 false exit status 2\nsee above",
 	}
 	expect(t, strings.Join(got, "\n"), strings.Join(want, "\n"))
 }
@@ -195,7 +213,7 @@ func TestParseMode(t *testing.T) {
 		t.Errorf("empty: %q", m)
 	}
 	_, err := ParseMode("fancy")
-	if err == nil || err.Error() != `unknown progress mode "fancy": one of auto, plain, tty, quiet, rawjson` {
+	if err == nil || err.Error() != `unknown progress mode "fancy": one of auto, plain, tty, quiet, none, rawjson` {
 		t.Error(err)
 	}
 }

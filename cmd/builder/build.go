@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"builder/builder"
+	"builder/builder/progress"
 
 	"github.com/spf13/cobra"
 )
@@ -65,7 +66,7 @@ func newBuild(g *global) *cobra.Command {
 	f.policy.register(c, "base images need")
 	fl.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
 	fl.StringVar(&f.metadataFile, "metadata-file", "", "write what was made to this `file`, as JSON")
-	fl.StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
+	registerProgress(c, &f.progress)
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print the image ID only")
 	fl.BoolVar(&f.explain, "explain", false, "tell for each step that was not cached what changed")
 	fl.IntVarP(&f.jobs, "jobs", "j", 0, "`number` of steps at the same time (default the CPUs, at least 2, and more while those wait)")
@@ -148,6 +149,11 @@ func (f *buildFlags) buildAndSend(ctx context.Context, g *global, s *builder.Sto
 	}
 	if err := f.writeFiles(res.Image, meta); err != nil {
 		return err
+	}
+	if f.progress == string(progress.RawJSON) {
+		for _, warning := range res.Warnings {
+			o.Progress.Message("%s", warningLine(warning))
+		}
 	}
 	o.Progress.Close() // what nobody reads is lost; the image is there
 	f.summarise(g.err, s, o, res)

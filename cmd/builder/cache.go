@@ -59,7 +59,7 @@ func newCacheRestore(g *global) *cobra.Command {
 
 func (f *cacheFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.id, "id", "", "`ID` of the cache mount: what id= says in the Dockerfile, else its target")
-	c.Flags().StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
+	registerProgress(c, &f.progress)
 	f.net.register(c)
 }
 

@@ -28,7 +28,7 @@ when it is needed; only an image that has lost a layer is lost.`,
 	}
 	c.Flags().BoolVar(&f.repair, "repair", false, "drop what is damaged")
 	c.Flags().StringVar(&f.format, "format", "table", "`table` or json")
-	c.Flags().StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
+	registerProgress(c, &f.progress)
 	return c
 }
 

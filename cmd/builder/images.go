@@ -17,8 +17,8 @@ import (
 )
 
 type imagesFlags struct {
-	quiet  bool
-	format string
+	quiet, whole bool
+	format       string
 }
 
 func newImages(g *global) *cobra.Command {
@@ -29,6 +29,7 @@ func newImages(g *global) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return runImages(c.Context(), g, f) },
 	}
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print the IDs only")
+	c.Flags().BoolVar(&f.whole, "no-trunc", false, "show whole IDs")
 	c.Flags().StringVar(&f.format, "format", "table", "`table` or json")
 	return c
 }
@@ -64,7 +65,7 @@ func runImages(ctx context.Context, g *global, f *imagesFlags) error {
 		if f.format == "json" {
 			return printJSON(g.out, rows)
 		}
-		return printImages(g.out, rows, time.Now())
+		return f.print(g.out, rows, time.Now())
 	})
 }
 
@@ -93,11 +94,15 @@ func familiarRepository(n name.Ref) string {
 	return f[:len(f)-len(":"+name.DefaultTag)]
 }
 
-func printImages(w io.Writer, rows []imageRow, now time.Time) error {
+func (f *imagesFlags) print(w io.Writer, rows []imageRow, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE")
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", r.Repository, r.Tag, r.ID[7:19], ago(r.Created, now), units.HumanSize(float64(r.Size)))
+		id := r.ID
+		if !f.whole {
+			id = id[7:19]
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", r.Repository, r.Tag, id, ago(r.Created, now), units.HumanSize(float64(r.Size)))
 	}
 	return t.Flush()
 }

@@ -25,7 +25,7 @@ func newPull(g *global) *cobra.Command {
 	f.net.register(c)
 	f.policy.register(c, "the image needs")
 	c.Flags().StringVar(&f.platform, "platform", "", "`os/arch[/variant]` (default this machine's)")
-	c.Flags().StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
+	registerProgress(c, &f.progress)
 	return c
 }
 

@@ -29,7 +29,7 @@ func newPush(g *global) *cobra.Command {
 	c.Flags().StringVar(&f.kind, "compression", "", "`kind` of layers made here: gzip, zstd or uncompressed")
 	c.Flags().StringVar(&f.level, "compression-level", "", "`level`: 0-9 for gzip, 0-22 for zstd")
 	c.Flags().BoolVar(&f.force, "force-compression", false, "recompress the base's layers too")
-	c.Flags().StringVar(&f.progress, "progress", "auto", "`auto`, plain, tty, rawjson or quiet")
+	registerProgress(c, &f.progress)
 	return c
 }
 

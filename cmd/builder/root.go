@@ -44,6 +44,7 @@ func newRoot(s streams, calm func()) *cobra.Command {
 	g := &global{streams: s, calm: calm}
 	c := &cobra.Command{
 		Use:           "builder",
+		Version:       version,
 		Short:         "Build Dockerfiles into OCI images, without a daemon",
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -171,6 +172,13 @@ func readCA(path string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("--ca %s: %w", path, err)
 	}
 	return pool, nil
+}
+
+// registerProgress adds --progress, which BUILDKIT_PROGRESS presets as it does for docker.
+func registerProgress(c *cobra.Command, mode *string) {
+	usual := cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), string(progress.Auto))
+	c.Flags().StringVar(mode, "progress", usual, "`auto`, plain, tty, rawjson, quiet or none (default $BUILDKIT_PROGRESS, else auto)")
+	c.Flags().Lookup("progress").DefValue = ""
 }
 
 // newProgress draws progress on standard error as the flag says.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -99,9 +100,12 @@ func parseHost(v string) (sandbox.HostEntry, error) {
 	if i <= 0 {
 		return sandbox.HostEntry{}, fmt.Errorf("it must be NAME:IP")
 	}
+	if v[i+1:] == "host-gateway" {
+		return sandbox.HostEntry{}, errors.New("services of the host cannot be reached from RUN; with --network host they are at 127.0.0.1")
+	}
 	addr, err := netip.ParseAddr(strings.Trim(v[i+1:], "[]"))
 	if err != nil {
-		return sandbox.HostEntry{}, err
+		return sandbox.HostEntry{}, fmt.Errorf("%q is no IP address", v[i+1:])
 	}
 	return sandbox.HostEntry{Name: v[:i], IP: addr}, nil
 }

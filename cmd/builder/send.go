@@ -135,7 +135,7 @@ func toStdout(outputs []builder.Output) bool {
 
 // summarise ends the build with what a user wants to know next.
 func (f *buildFlags) summarise(w io.Writer, s *builder.Store, o builder.BuildOptions, res *builder.Result) {
-	if f.quiet || f.progress == string(progress.Quiet) || f.progress == string(progress.RawJSON) {
+	if mode, _ := progress.ParseMode(f.progress); mode == progress.Quiet || mode == progress.RawJSON {
 		return
 	}
 	for _, warning := range res.Warnings {

@@ -23,11 +23,13 @@ func newTag(g *global) *cobra.Command {
 }
 
 func newRmi(g *global) *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use: "rmi IMAGE…", Short: "Remove names of images; prune frees their bytes",
 		Args: args(1, -1, "one or more images"),
 		RunE: func(c *cobra.Command, args []string) error { return runRmi(c.Context(), g, args) },
 	}
+	c.Flags().BoolP("force", "f", false, "accepted for scripts; nothing is ever asked")
+	return c
 }
 
 func runRmi(ctx context.Context, g *global, refs []string) error {
