@@ -18,15 +18,18 @@ import (
 
 type imagesFlags struct {
 	quiet, whole bool
-	format       string
+	name, format string
 }
 
 func newImages(g *global) *cobra.Command {
 	f := &imagesFlags{}
 	c := &cobra.Command{
-		Use: "images", Short: "List the images of the store",
-		Args: args(0, 0, "no arguments"),
-		RunE: func(c *cobra.Command, _ []string) error { return runImages(c.Context(), g, f) },
+		Use: "images [NAME[:TAG]]", Short: "List the images of the store, or those of one name",
+		Args: args(0, 1, "at most one name"),
+		RunE: func(c *cobra.Command, args []string) error {
+			f.name = append(args, "")[0]
+			return runImages(c.Context(), g, f)
+		},
 	}
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print the IDs only")
 	c.Flags().BoolVar(&f.whole, "no-trunc", false, "show whole IDs")
@@ -52,9 +55,11 @@ func runImages(ctx context.Context, g *global, f *imagesFlags) error {
 		if err != nil {
 			return err
 		}
-		rows := make([]imageRow, len(images))
-		for i, img := range images {
-			rows[i] = rowOf(img)
+		rows := []imageRow{}
+		for _, img := range images {
+			if r := rowOf(img); f.name == "" || f.name == r.Repository || f.name == r.Repository+":"+r.Tag {
+				rows = append(rows, r)
+			}
 		}
 		if f.quiet {
 			for _, r := range rows {
