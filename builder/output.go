@@ -14,7 +14,8 @@ import (
 type Output struct {
 	// Type is "image", "oci", "docker", "tar", "local" or "cacheonly".
 	Type string
-	// Dest is a file, a directory or "-" for standard output.
+	// Dest is a file, a directory or "-" for standard output, which is where an archive
+	// goes when nothing else is said.
 	Dest string
 	// Dir asks for an OCI layout in a directory instead of an archive (tar=false).
 	Dir bool
@@ -145,7 +146,7 @@ func (o *Output) check() error {
 	switch {
 	case !known:
 		return fmt.Errorf("type=%s: it must be image, registry, oci, docker, tar, local or cacheonly", o.Type)
-	case needs && o.Dest == "":
+	case needs && o.Dest == "" && (o.Dir || o.Type == "local"):
 		return errors.New("say where to: dest=PATH")
 	case !needs && o.Dest != "" && o.Type != "docker":
 		return fmt.Errorf("type=%s takes no dest", o.Type)
@@ -153,6 +154,9 @@ func (o *Output) check() error {
 		return errors.New("tar=false is for type=oci only; for a tree in a directory use type=local")
 	case o.Dest == "-" && (o.Dir || o.Type == "local"):
 		return errors.New("a directory cannot go to standard output")
+	}
+	if needs && o.Dest == "" {
+		o.Dest = "-"
 	}
 	o.Load = o.Type == "docker" && o.Dest == ""
 	if o.Type == "registry" {

@@ -25,6 +25,7 @@ func TestParseOutput(t *testing.T) {
 		"type=image,name=a,push=true":       {Type: "image", Names: []string{"a"}, Push: true, ManifestOptions: plain},
 		"type=registry,name=a":              {Type: "image", Names: []string{"a"}, Push: true, ManifestOptions: plain},
 		"type=docker,name=a":                {Type: "docker", Names: []string{"a"}, Load: true, ManifestOptions: plain},
+		"type=oci":                          {Type: "oci", Dest: "-", ManifestOptions: plain},
 		"type=cacheonly":                    {Type: "cacheonly", ManifestOptions: plain},
 		`type=image,"name=a,b:1",push=true`: {Type: "image", Names: []string{"a", "b:1"}, Push: true, ManifestOptions: plain},
 		"type=image,name=a,push-by-digest=true,name-canonical=true,push=true": {Type: "image", Names: []string{"a"}, Push: true, canonical: true,
@@ -50,7 +51,8 @@ func TestParseOutput(t *testing.T) {
 
 func TestParseOutputRefuses(t *testing.T) {
 	for value, says := range map[string]string{
-		"type=oci":                                              "dest=PATH",
+		"type=oci,tar=false":                                    "dest=PATH",
+		"type=local":                                            "dest=PATH",
 		"type=moon,dest=x":                                      "type=moon",
 		"type=oci,dest":                                         `"dest" is not KEY=VALUE`,
 		"type=image,dest=x":                                     "takes no dest",

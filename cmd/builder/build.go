@@ -83,7 +83,7 @@ func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
 	if f.check {
 		f.call = "check"
 	}
-	outputs, err := f.parseOutputs()
+	outputs, err := f.parseOutputs(g.out)
 	if err != nil {
 		return usageError{err}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -12,14 +13,19 @@ import (
 	"builder/builder/secret"
 	"builder/builder/sshagent"
 	"builder/oci/name"
+
+	"golang.org/x/term"
 )
 
-func (f *buildFlags) parseOutputs() ([]builder.Output, error) {
+func (f *buildFlags) parseOutputs(stdout io.Writer) ([]builder.Output, error) {
 	var outputs []builder.Output
 	for _, v := range f.outputs {
 		o, err := builder.ParseOutput(v)
 		if err != nil {
 			return nil, err
+		}
+		if out, ok := stdout.(*os.File); ok && o.Dest == "-" && term.IsTerminal(int(out.Fd())) {
+			return nil, fmt.Errorf("-o %s: standard output is a terminal; say where to: dest=PATH", v)
 		}
 		outputs = append(outputs, o)
 	}

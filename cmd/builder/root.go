@@ -190,9 +190,9 @@ func (g *global) newProgress(mode string) (*progress.Printer, error) {
 	return progress.New(m, g.err, progress.Options{}), nil
 }
 
-// parsePlatform reads a --platform value; "" is this machine's.
+// parsePlatform reads a --platform value; "" and "local" are this machine's.
 func parsePlatform(value string) (ocispec.Platform, error) {
-	if value == "" {
+	if value == "" || value == "local" {
 		return hostPlatform(), nil
 	}
 	p, err := platforms.Parse(value)
