@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"builder/builder"
@@ -141,8 +142,12 @@ func (f *buildFlags) planOptions() (plan.Options, error) {
 		return o, err
 	}
 	for _, v := range f.buildArgs {
-		if k, _, _ := strings.Cut(v, "="); k == "" {
+		k, value, _ := strings.Cut(v, "=")
+		if k == "" {
 			return o, usagef("--build-arg %s: it must be NAME=VALUE or NAME", v)
+		}
+		if on, _ := strconv.ParseBool(value); on && k == "BUILDKIT_MULTI_PLATFORM" && len(f.platforms) < 2 {
+			return o, usagef("--build-arg %s: an index is made for several platforms: --platform A,B", v)
 		}
 	}
 	if o.Labels, err = pairs("--label", f.labels, true); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"builder/builder"
 
@@ -18,6 +19,9 @@ func (f *buildFlags) caches(o *builder.BuildOptions) ([]builder.CacheTo, error) 
 			return nil, usageError{fmt.Errorf("--cache-from: %w", err)}
 		}
 		o.CacheFrom = append(o.CacheFrom, from)
+	}
+	if v := o.Plan.BuildArgs["BUILDKIT_INLINE_CACHE"]; v != nil {
+		o.InlineCache, _ = strconv.ParseBool(*v) // what is no boolean means no, as for BuildKit
 	}
 	var places []builder.CacheTo
 	for _, v := range f.cacheTo {
