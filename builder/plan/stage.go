@@ -262,5 +262,9 @@ func (p *planner) findGoal() error {
 	for _, s := range p.stages {
 		labels = append(labels, s.label)
 	}
-	return suggest.WrapError(fmt.Errorf("target stage %q could not be found", target), target, labels, true)
+	err = fmt.Errorf("target stage %q could not be found", target)
+	if ok, near := suggest.WrapErrorMaybe(err, target, labels, true); ok {
+		return near
+	}
+	return fmt.Errorf("%w; the stages are %s", err, strings.Join(labels, ", "))
 }

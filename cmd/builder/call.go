@@ -36,7 +36,7 @@ func (f *buildFlags) answer(ctx context.Context, g *global, s *builder.Store, o 
 		err = answer.Print(g.out)
 	}
 	if err == nil && !ok {
-		return statusError{exitFailed}
+		return statusError{code: exitFailed}
 	}
 	return err
 }

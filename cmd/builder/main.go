@@ -78,11 +78,19 @@ type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// statusError carries the exit status of a container's command; it has been seen
-// failing, so nothing more is said.
-type statusError struct{ code int }
+// statusError carries the exit status of a container's command. Unless there is a reason
+// that the command could not tell, it has been seen failing, and nothing more is said.
+type statusError struct {
+	code   int
+	reason error
+}
 
-func (e statusError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+func (e statusError) Error() string {
+	if e.reason != nil {
+		return e.reason.Error()
+	}
+	return fmt.Sprintf("exit status %d", e.code)
+}
 
 // runError is a failure of `builder run` before the command began.
 type runError struct{ error }
@@ -107,7 +115,8 @@ func status(err error) int {
 // report says on w what went wrong: one message, and for a fault in a Dockerfile the
 // lines around it and the end of what the step printed.
 func report(w io.Writer, err error) {
-	if errors.As(err, new(statusError)) {
+	var code statusError
+	if errors.As(err, &code) && code.reason == nil {
 		return
 	}
 	var command *builder.CommandError

@@ -68,8 +68,10 @@ func runStatus(err error) error {
 	switch {
 	case err == nil || errors.As(err, new(usageError)):
 		return err
+	case errors.As(err, &exit) && (exit.Err != nil || exit.OOM > 0): // of which the command could not speak
+		return statusError{exit.Code, fmt.Errorf("run: %w", exit)}
 	case errors.As(err, &exit):
-		return statusError{exit.Code}
+		return statusError{code: exit.Code}
 	}
 	return runError{err}
 }

@@ -61,6 +61,8 @@ func explain(s string, err error) error {
 		return errors.New("has a URL scheme; write HOST/REPOSITORY:TAG")
 	case errors.Is(err, reference.ErrNameContainsUppercase) || strings.ToLower(rest) != rest && valid(strings.ToLower(rest)):
 		return errors.New("repository name must be lowercase")
+	case tag != "" && valid(rest) && strings.LastIndexByte(rest, ':') > strings.LastIndexByte(rest, '/'):
+		return errors.New("has two tags; repeat -t for a second name")
 	case tag != "" && valid(rest):
 		return fmt.Errorf("tag %.150q must be letters, digits, '_', '.' or '-', at most 128", tag)
 	case strings.HasSuffix(s, ":"):

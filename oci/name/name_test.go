@@ -65,6 +65,7 @@ func TestErrors(t *testing.T) {
 		"app:":                                 "tag after ':' is empty",
 		"app:a b":                              `tag "a b"`,
 		"app:" + strings.Repeat("a", 129):      "at most 128",
+		"app:a:b":                              "has two tags",
 		"../../etc/passwd":                     "invalid",
 		"app@sha256:abc":                       "invalid",
 		"-app":                                 "invalid",
