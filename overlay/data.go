@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"io"
 	"sync"
@@ -15,9 +16,9 @@ const sparseFrom = 64 << 10
 
 // CopyData copies st.Size bytes between the starts of two open files, holes as holes. Blocks are shared where the file
 // system can (a copy is never seen through the other file). A source that is shorter is io.ErrUnexpectedEOF.
-func CopyData(dst, src int, st *unix.Stat_t) error {
+func CopyData(ctx context.Context, dst, src int, st *unix.Stat_t) error {
 	if st.Size < sparseFrom || st.Blocks*512 >= st.Size {
-		return copyRange(dst, src, 0, st.Size)
+		return copyRange(ctx, dst, src, 0, st.Size)
 	}
 	for at := int64(0); at < st.Size; {
 		data, err := unix.Seek(src, at, unix.SEEK_DATA)
@@ -25,14 +26,14 @@ func CopyData(dst, src int, st *unix.Stat_t) error {
 			break // nothing but a hole is left
 		}
 		if err != nil {
-			return copyRange(dst, src, at, st.Size) // a file system that does not tell
+			return copyRange(ctx, dst, src, at, st.Size) // a file system that does not tell
 		}
 		hole, err := unix.Seek(src, data, unix.SEEK_HOLE)
 		if err != nil {
 			hole = st.Size
 		}
 		hole = min(hole, st.Size)
-		if err := copyRange(dst, src, data, hole); err != nil {
+		if err := copyRange(ctx, dst, src, data, hole); err != nil {
 			return err
 		}
 		at = hole
@@ -40,16 +41,22 @@ func CopyData(dst, src int, st *unix.Stat_t) error {
 	return unix.Ftruncate(dst, st.Size)
 }
 
+// rangeMost is how many bytes the kernel is asked to copy at once: nothing ends it before they are.
+const rangeMost = 64 << 20
+
 // copyRange copies the bytes from at to end within the kernel, which shares the blocks when the file system can, and by
 // hand where the kernel will not.
-func copyRange(dst, src int, at, end int64) error {
+func copyRange(ctx context.Context, dst, src int, at, end int64) error {
 	in, out := at, at
 	for in < end {
-		n, err := unix.CopyFileRange(src, &in, dst, &out, int(min(end-in, 1<<30)), 0)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n, err := unix.CopyFileRange(src, &in, dst, &out, int(min(end-in, rangeMost)), 0)
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 		case refusesRange(err) || err == nil && n == 0:
-			return copyByHand(dst, src, in, end)
+			return copyByHand(ctx, dst, src, in, end)
 		case err != nil:
 			return err
 		}
@@ -67,11 +74,14 @@ func refusesRange(err error) bool {
 	return false
 }
 
-func copyByHand(dst, src int, at, end int64) error {
+func copyByHand(ctx context.Context, dst, src int, at, end int64) error {
 	shared := buffers.Get().(*[]byte)
 	defer buffers.Put(shared)
 	buf := *shared
 	for at < end {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		n, err := unix.Pread(src, buf[:min(end-at, int64(len(buf)))], at)
 		if errors.Is(err, unix.EINTR) {
 			continue

@@ -144,7 +144,7 @@ func (c *treeCopier) regular(f Place, n *Node) error {
 		return err
 	}
 	defer unix.Close(dst)
-	if err := CopyData(dst, int(src.Fd()), &n.Stat); err != nil {
+	if err := CopyData(c.ctx, dst, int(src.Fd()), &n.Stat); err != nil {
 		return err
 	}
 	if err := setMeta(dst, n); err != nil {

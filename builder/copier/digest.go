@@ -131,7 +131,7 @@ func workers() int { return min(max(runtime.GOMAXPROCS(0), 2), 8) }
 
 // sumSome digests one batch of files after the other, beginning with the next that nobody took.
 func (l *Listing) sumSome(ctx context.Context, sums *folder, next *atomic.Int64) error {
-	var from opener
+	from := opener{ctx: ctx}
 	defer from.close()
 	for ctx.Err() == nil {
 		i := int(next.Add(1)) - 1
@@ -255,7 +255,7 @@ func (e *entry) content(from *opener) (sum Content, written time.Time, err error
 	h := from.hash()
 	from.attrs = appendXattrs(from.attrs[:0], xattrs)
 	h.Write(from.attrs)
-	if err = hashData(h, fd, st.Size); err == nil {
+	if err = from.hashData(h, fd, st.Size); err == nil {
 		err = e.unchanged(fd, &st)
 	}
 	if err != nil {
@@ -268,10 +268,13 @@ func (e *entry) content(from *opener) (sum Content, written time.Time, err error
 var buffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
 
 // hashData hashes the first size bytes of an open file.
-func hashData(h hash.Hash, fd int, size int64) error {
+func (o *opener) hashData(h hash.Hash, fd int, size int64) error {
 	shared := buffers.Get().(*[]byte)
 	defer buffers.Put(shared)
 	for size > 0 {
+		if err := o.ctx.Err(); err != nil {
+			return err
+		}
 		n, err := unix.Read(fd, (*shared)[:min(size, int64(len(*shared)))])
 		switch {
 		case errors.Is(err, unix.EINTR):

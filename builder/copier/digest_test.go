@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -203,5 +204,19 @@ func TestArchivesAmongFiles(t *testing.T) {
 		if got := read(t, look(t, overlay.Stack{upper}, "x/f")); got != want {
 			t.Errorf("%v leaves %q", paths, got)
 		}
+	}
+}
+
+// A terabyte of nothing is read until somebody has enough of it.
+func TestDigestEnds(t *testing.T) {
+	dir := tree(t)
+	check(t, os.WriteFile(filepath.Join(dir, "hole"), nil, 0o644))
+	check(t, os.Truncate(filepath.Join(dir, "hole"), 1<<40))
+	l, err := List(t.Context(), Request{Sources: from(dir, "."), Dest: "/"})
+	check(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := l.Digest(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
 	}
 }

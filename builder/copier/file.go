@@ -1,6 +1,7 @@
 package copier
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -79,7 +80,7 @@ func (w *writer) regular(from *opener, d *dir, e *entry, late bool) error {
 	if late {
 		err = w.leave(dst, src, join(d.path, e.name), e, st.Size)
 	} else {
-		err = copyData(dst, src, &st)
+		err = copyData(w.ctx, dst, src, &st)
 	}
 	if err != nil {
 		return err
@@ -117,8 +118,8 @@ func (w *writer) special(d *dir, e *entry) error {
 }
 
 // copyData copies a file's bytes. A source that became shorter has changed.
-func copyData(dst, src int, st *unix.Stat_t) error {
-	err := overlay.CopyData(dst, src, st)
+func copyData(ctx context.Context, dst, src int, st *unix.Stat_t) error {
+	err := overlay.CopyData(ctx, dst, src, st)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return errChanged
 	}

@@ -1,6 +1,7 @@
 package copier
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,8 +12,10 @@ import (
 )
 
 // opener opens files of sources, one after the other. It keeps the directory of the last one, in which the next mostly
-// is. It is for one goroutine; the zero value is ready.
+// is. It is for one goroutine; the zero value is ready to open.
 type opener struct {
+	ctx context.Context // ends the digesting of a file
+
 	at *where // nil: none
 	fd int    // on the host
 
