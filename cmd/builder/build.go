@@ -17,7 +17,7 @@ type buildFlags struct {
 	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
 	deviceDirs, cacheFrom, cacheTo, cacheMounts, annotations                                  []string
 	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit            string
-	check, noCache, push, load, explain, quiet                                                bool
+	check, noCache, push, load, explain                                                       bool
 	jobs                                                                                      int
 
 	net     netFlags
@@ -67,7 +67,6 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
 	fl.StringVar(&f.metadataFile, "metadata-file", "", "write what was made to this `file`, as JSON")
 	registerProgress(c, &f.progress)
-	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print the image ID only")
 	fl.BoolVar(&f.explain, "explain", false, "tell for each step that was not cached what changed")
 	fl.IntVarP(&f.jobs, "jobs", "j", 0, "`number` of steps at the same time (default the CPUs, at least 2, and more while those wait)")
 	fl.StringVar(&f.storeLimit, "store-limit", "", "`size` that the store may take when the build starts (20GB; default $BUILDER_STORE_LIMIT, else any)")
@@ -100,9 +99,6 @@ func runBuild(ctx context.Context, g *global, f *buildFlags, dir string) error {
 		return err
 	}
 	return g.withStore(ctx, net, func(ctx context.Context, s *builder.Store) error {
-		if f.quiet {
-			f.progress = "quiet"
-		}
 		p, err := g.newProgress(f.progress)
 		if err != nil {
 			return err

@@ -174,11 +174,17 @@ func readCA(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// registerProgress adds --progress, which BUILDKIT_PROGRESS presets as it does for docker.
+// registerProgress adds --progress, which BUILDKIT_PROGRESS presets as it does for docker, and --quiet, which goes before it.
 func registerProgress(c *cobra.Command, mode *string) {
 	usual := cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), string(progress.Auto))
 	c.Flags().StringVar(mode, "progress", usual, "`auto`, plain, tty, rawjson, quiet or none (default $BUILDKIT_PROGRESS, else auto)")
 	c.Flags().Lookup("progress").DefValue = ""
+	quiet := c.Flags().BoolP("quiet", "q", false, "print the result only")
+	c.PreRun = func(*cobra.Command, []string) {
+		if *quiet {
+			*mode = string(progress.Quiet)
+		}
+	}
 }
 
 // newProgress draws progress on standard error as the flag says.
