@@ -81,6 +81,28 @@ func TestReferrersByTag(t *testing.T) {
 
 // A registry with the API is asked page by page, says itself that it took note of a
 // subject, and is not trusted with where the next page is.
+// A registry that always has one more referrer, and one more page, is not listened to for ever.
+func TestReferrersWithoutEnd(t *testing.T) {
+	subject := oci.NewDescriptor(ocispec.MediaTypeImageManifest, []byte("{}"))
+	for each, want := range map[int]int{1: 64, 1000: 4096} {
+		pages := 0
+		r := server(t, func(w http.ResponseWriter, r *http.Request) {
+			index := oci.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+			for i := range each {
+				index.Manifests = append(index.Manifests, oci.NewDescriptor(ocispec.MediaTypeImageManifest, fmt.Append(nil, pages, i)))
+			}
+			pages++
+			w.Header().Set("Link", fmt.Sprintf(`<%s?page=%d>; rel="next"`, r.URL.Path, pages))
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+			json.NewEncoder(w).Encode(index)
+		})
+		got, err := r.Referrers(t.Context(), subject.Digest, "")
+		if err != nil || len(got) != want || pages > 64 {
+			t.Errorf("%d on each of %d pages: %d, %v", each, pages, len(got), err)
+		}
+	}
+}
+
 func TestReferrersByAPI(t *testing.T) {
 	subject := oci.NewDescriptor(ocispec.MediaTypeImageManifest, []byte("{}"))
 	entry := func(n int) oci.Descriptor {
