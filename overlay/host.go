@@ -28,13 +28,37 @@ func openBeneath(root, rel string, flags uint64) (int, error) {
 }
 
 func openNoLinks(at int, path string, flags uint64) (int, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
+	return OpenAt(at, path, flags, unix.RESOLVE_NO_SYMLINKS)
+}
+
+// OpenAt is openat2(2) with O_CLOEXEC, begun anew when it was interrupted. A clean path may be longer than the kernel takes
+// at once: it is opened in pieces.
+func OpenAt(at int, path string, flags, resolve uint64) (int, error) {
+	if len(path) >= unix.PathMax {
+		return openLong(at, path, flags, resolve)
+	}
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve}
 	for {
 		fd, err := unix.Openat2(at, path, &how)
-		if err != unix.EINTR {
+		// EAGAIN: something was renamed meanwhile, and the kernel could not tell whether that led out.
+		if err != unix.EINTR && err != unix.EAGAIN {
 			return fd, err
 		}
 	}
+}
+
+// openLong opens the longest piece of a path first, and in that directory the rest.
+func openLong(at int, path string, flags, resolve uint64) (int, error) {
+	end := strings.LastIndexByte(path[:unix.PathMax], '/')
+	if end <= 0 {
+		return -1, unix.ENAMETOOLONG
+	}
+	dir, err := OpenAt(at, path[:end], unix.O_PATH|unix.O_DIRECTORY, resolve)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(dir)
+	return OpenAt(dir, path[end+1:], flags, resolve)
 }
 
 // statBeneath is openBeneath for the attributes alone.

@@ -179,10 +179,7 @@ func (t *target) mkdirAll(at string, mode uint32) (int, error) {
 	if err := overlay.CopyUpDirs(t.upper, t.lower, have); err != nil {
 		return -1, fmt.Errorf("copy up /%s: %w", have, err)
 	}
-	fd, err := unix.Openat2(t.root, have, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
+	fd, err := overlay.OpenAt(t.root, have, unix.O_RDONLY|unix.O_DIRECTORY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
 		return -1, fmt.Errorf("open /%s: %w", have, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,12 @@ func (w *writer) twin(from *opener, d *dir, e *entry, t *twin) error {
 		t.path = join(d.path, e.name)
 		return w.file(from, d, e, false)
 	}
-	err := claim(d, e.name, func() error { return unix.Linkat(w.root, t.path, d.fd, e.name, 0) })
+	dir, name := path.Split(t.path)
+	first, err := overlay.OpenAt(w.root, path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+	if err == nil {
+		defer unix.Close(first)
+		err = claim(d, e.name, func() error { return unix.Linkat(first, name, d.fd, e.name, 0) })
+	}
 	if err != nil {
 		return fmt.Errorf("link /%s to /%s: %w", join(d.path, e.name), t.path, err)
 	}

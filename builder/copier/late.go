@@ -89,8 +89,7 @@ func (l *Late) Open(path string) (r io.ReadCloser, sum *Content, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	how := unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	f.dst, err = unix.Openat2(l.root, path, &how)
+	f.dst, err = overlay.OpenAt(l.root, path, unix.O_WRONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
 		unix.Close(f.src)
 		return nil, nil, fmt.Errorf("write /%s: %w", path, err)

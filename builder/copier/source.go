@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"hash"
 	"os"
+	"path"
 
 	"golang.org/x/sys/unix"
+
+	"builder/overlay"
 )
 
 // opener opens files of sources, one after the other. It keeps the directory of the last one, in which the next mostly
@@ -57,8 +60,8 @@ func (o *opener) openAt(e *entry) (fd int, err error) {
 		var dir string
 		dir, name = e.hostDir()
 		o.close()
-		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
-		if o.fd, err = unix.Openat2(unix.AT_FDCWD, dir, &how); err != nil {
+		o.fd, err = overlay.OpenAt(unix.AT_FDCWD, path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
+		if err != nil {
 			return -1, err
 		}
 		o.at = e.at
