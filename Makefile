@@ -11,7 +11,8 @@ LDFLAGS     := -s -w -funcalign=16 -X main.version=$(VERSION)
 GCFLAGS     := $(foreach lib,google.golang.org/protobuf github.com/minio go.yaml.in,-gcflags=$(lib)/...=-l)
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-TESTFLAGS   ?= -count=1 -timeout=20m
+# Four at a time: tests wait for disks, sleeps and each other more than they compute.
+TESTFLAGS   ?= -count=1 -timeout=20m -parallel=4
 PACKAGES    ?= ./...
 FUZZTIME    ?= 1m
 FUZZ        := builder:FuzzStore builder/plan:FuzzParse builder/plan:FuzzMount builder/buildctx:FuzzIgnore builder/buildctx:FuzzMemoFile \

@@ -44,6 +44,7 @@ func TestAttacks(t *testing.T) {
 
 // TestAttacksAsUser runs the same as an ordinary user.
 func TestAttacksAsUser(t *testing.T) {
+	t.Parallel()
 	newOrdinaryUser(t, manyIDs).test(t, "^TestAttacks$")
 }
 

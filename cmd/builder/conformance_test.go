@@ -41,6 +41,7 @@ func TestConformance(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long")
 	}
+	t.Parallel()
 	cases := readCases(t)
 	s := newSuite(t)
 	t.Cleanup(func() {

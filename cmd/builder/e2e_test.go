@@ -156,6 +156,7 @@ func TestProjects(t *testing.T) {
 		t.Skip("long")
 	}
 	need(t, "skopeo", "umoci", "runc")
+	t.Parallel()
 	base := tools.registry + "/debian:bookworm"
 	newCLI(t).run("push", "oci-layout://"+tools.debian, base)
 	digests := os.Getenv(digestsVariable)

@@ -89,6 +89,7 @@ func (c *cli) tries(args ...string) (full bool) {
 // from the first file to the last. Whatever failed, the store is whole, and works again
 // when there is space.
 func TestFullDiskAtEveryStage(t *testing.T) {
+	t.Parallel()
 	e := newExt4(t, "32M")
 	c := newCLI(t)
 	c.root = filepath.Join(e.dir, "store")

@@ -141,6 +141,7 @@ func TestDigestsAsUser(t *testing.T) {
 	if tools.debian == "" || testing.Short() {
 		t.Skip("long; needs a Debian base image (testdata/setup.sh)")
 	}
+	t.Parallel()
 	for kind, text := range map[string]string{manyIDs: chownText, oneID: ownersText} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel() // each takes its turns at copying on the disk and at waiting
@@ -186,8 +187,10 @@ func TestScriptsAsUser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long")
 	}
+	t.Parallel()
 	for _, kind := range []string{manyIDs, oneID} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			newOrdinaryUser(t, kind).test(t, "^(TestScripts|TestKillInRun|TestInterrupt|TestKillInPushAndPull|TestSpoiledRegistry)$")
 		})
 	}
@@ -203,10 +206,11 @@ func TestConformanceAsUser(t *testing.T) {
 	if os.Getenv("BUILDER_TEST_ALL") != "" {
 		pattern = "^TestConformance$"
 	}
+	t.Parallel()
 	for _, snapshotter := range []string{"overlay", "native"} {
 		t.Run(snapshotter, func(t *testing.T) {
-			t.Setenv("BUILDER_SNAPSHOTTER", snapshotter)
-			newOrdinaryUser(t, manyIDs).test(t, pattern)
+			t.Parallel()
+			newOrdinaryUser(t, manyIDs).test(t, pattern, "BUILDER_SNAPSHOTTER="+snapshotter)
 		})
 	}
 }
