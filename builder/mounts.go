@@ -167,8 +167,8 @@ func (b *build) selectMount(ctx context.Context, w *plan.Mount) (*copier.Listing
 }
 
 // mountKey lists what a step's result depends on through a mount: the content that it
-// can see, but of caches, secrets and agents only their names and attributes. What is as
-// usual is not listed.
+// can see, but of caches, secrets and agents only their names and attributes, and what a
+// cache begins with. What is as usual is not listed.
 func (b *build) mountKey(ctx context.Context, in *cache.Inputs, w *plan.Mount) error {
 	name := fmt.Sprintf("mount %s %s", w.Kind, w.Target)
 	in.Add(name, fmt.Sprintf("%v %v %s %d:%d", w.ReadOnly, w.Required, w.Env, w.UID, w.GID))
@@ -182,16 +182,28 @@ func (b *build) mountKey(ctx context.Context, in *cache.Inputs, w *plan.Mount) e
 		if w.ID != w.Target {
 			in.Add(name+" id", w.ID)
 		}
+		if seeded(w) {
+			return b.mountSource(ctx, in, name, w)
+		}
 	case plan.TmpfsMount:
 		in.Add(name+" size", fmt.Sprint(w.Size))
 	case plan.BindMount:
-		sum, err := b.mountSum(ctx, w)
-		if err != nil {
-			return err
-		}
-		in.Add(name+" source", w.Source)
-		in.Add(mountContent(w), string(sum))
+		return b.mountSource(ctx, in, name, w)
 	}
+	return nil
+}
+
+// seeded tells whether a cache mount begins with what another tree has.
+func seeded(w *plan.Mount) bool { return w.From.Step != nil || !w.From.Tree }
+
+// mountSource lists what is mounted, or what a cache begins with.
+func (b *build) mountSource(ctx context.Context, in *cache.Inputs, name string, w *plan.Mount) error {
+	sum, err := b.mountSum(ctx, w)
+	if err != nil {
+		return err
+	}
+	in.Add(name+" source", w.Source)
+	in.Add(mountContent(w), string(sum))
 	return nil
 }
 
@@ -239,7 +251,7 @@ func (m *mounts) useCaches(ctx context.Context, wanted []plan.Mount) ([]*cachemo
 		if req.Dir = m.b.o.CacheMounts[w.ID]; req.Dir == "" {
 			req.Restore = m.b.restorer(w.ID)
 		}
-		if req.Dir == "" && (w.From.Step != nil || !w.From.Tree) {
+		if req.Dir == "" && seeded(w) {
 			tree, err := m.b.bindTree(ctx, w)
 			if err != nil {
 				return nil, err
