@@ -108,8 +108,15 @@ func (s *Store) saveMount(ctx context.Context, id string, to MountPlace, ui *pro
 	}
 	defer t.close()
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(pack(w)) }()
-	defer r.Close()
+	packed := make(chan struct{})
+	go func() {
+		defer close(packed)
+		w.CloseWithError(pack(w))
+	}()
+	defer func() {
+		r.Close()
+		<-packed // it reads what is kept from others until m is closed
+	}()
 	done, err := chunked.Write(ctx, t, r, chunked.Options{
 		Size: known.Bytes, Known: t.known(), Annotations: map[string]string{mountNote: id},
 		OnChunk: func(n int64) { ui.Transfer("read", n, max(n, known.Bytes)) },
