@@ -70,75 +70,74 @@ func (o *attested) read(kind, flag, value string) error {
 	return usagef("%s: it must begin with type=provenance or type=sbom", flag)
 }
 
-// readSBOM reads "true", "false" or attributes.
-func readSBOM(o *builder.SBOMOptions, flag, value string) error {
-	o.Formats = nil
-	on, err := strconv.ParseBool(value)
-	if err == nil && !on {
-		return nil
+// attributes reads "true", "false" or KEY=VALUE,… and gives set each attribute but disabled, which all types have. It
+// reports whether anything is asked for.
+func attributes(flag, value string, set func(field, key, value string) error) (on bool, err error) {
+	if on, err := strconv.ParseBool(value); err == nil {
+		return on, nil
 	}
-	if err == nil {
-		value = ""
-	}
-	disabled := false
+	on = true
 	for field := range strings.FieldsFuncSeq(value, func(r rune) bool { return r == ',' }) {
 		k, v, _ := strings.Cut(field, "=")
-		switch k {
+		if k != "disabled" {
+			if err := set(field, k, v); err != nil {
+				return false, err
+			}
+			continue
+		}
+		disabled, err := strconv.ParseBool(v)
+		if err != nil {
+			return false, usagef("%s: %s must be true or false", flag, field)
+		}
+		on = !disabled
+	}
+	return on, nil
+}
+
+func readSBOM(o *builder.SBOMOptions, flag, value string) error {
+	o.Formats = nil
+	on, err := attributes(flag, value, func(field, key, value string) error {
+		switch key {
 		case "format":
-			format, err := sbom.ParseFormat(v)
+			format, err := sbom.ParseFormat(value)
 			if err != nil {
 				return usagef("%s: %w", flag, err)
 			}
 			o.Formats = append(o.Formats, format)
-		case "disabled":
-			if disabled, err = strconv.ParseBool(v); err != nil {
-				return usagef("%s: %s must be true or false", flag, field)
-			}
+			return nil
 		case "generator":
 			return usagef("%s: a generator is an image to be run; packages are listed without one here, leave it out", flag)
-		default:
-			return usagef("%s: %q must be format=spdx, format=cyclonedx or disabled=true", flag, field)
 		}
-	}
-	if len(o.Formats) == 0 {
+		return usagef("%s: %q must be format=spdx, format=cyclonedx or disabled=true", flag, field)
+	})
+	switch {
+	case err != nil:
+		return err
+	case !on:
+		o.Formats = nil
+	case len(o.Formats) == 0:
 		o.Formats = []sbom.Format{sbom.SPDX}
 	}
 	slices.Sort(o.Formats)
-	if o.Formats = slices.Compact(o.Formats); disabled {
-		o.Formats = nil
-	}
+	o.Formats = slices.Compact(o.Formats)
 	return nil
 }
 
-// readProvenance reads "true", "false" or attributes.
 func readProvenance(o *builder.ProvenanceOptions, flag, value string) error {
 	o.Mode = "min"
-	if on, err := strconv.ParseBool(value); err == nil {
-		if !on {
-			o.Mode = ""
-		}
-		return nil
-	}
-	disabled := false
-	for _, field := range strings.FieldsFunc(value, func(r rune) bool { return r == ',' }) {
-		k, v, _ := strings.Cut(field, "=")
-		var err error
+	on, err := attributes(flag, value, func(field, key, value string) error {
 		switch {
-		case k == "mode" && (v == "min" || v == "max"):
-			o.Mode = v
-		case k == "builder-id" && v != "":
-			o.BuilderID = v
-		case k == "disabled":
-			disabled, err = strconv.ParseBool(v)
+		case key == "mode" && (value == "min" || value == "max"):
+			o.Mode = value
+		case key == "builder-id" && value != "":
+			o.BuilderID = value
 		default:
 			return usagef("%s: %q must be mode=min, mode=max, builder-id=URI or disabled=true", flag, field)
 		}
-		if err != nil {
-			return usagef("%s: %s must be true or false", flag, field)
-		}
-	}
-	if disabled {
+		return nil
+	})
+	if !on {
 		o.Mode = ""
 	}
-	return nil
+	return err
 }
