@@ -99,21 +99,21 @@ func Repack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack,
 func PackTree(ctx context.Context, w io.Writer, s overlay.Stack, t Times) (Packed, error) {
 	p := newPacker(ctx, w, t)
 	p.content = nil
-	return p.pack(func(ctx context.Context) error {
+	return p.pack(func() error {
 		root, err := s.Root()
 		if err != nil {
 			return err
 		}
-		return p.below(ctx, "", root)
+		return p.below("", root)
 	})
 }
 
 // changes is the walk over what upper changes.
-func (p *packer) changes(upper string, lower overlay.Stack) func(context.Context) error {
-	return func(ctx context.Context) error { return overlay.Changes(ctx, upper, lower, p.change) }
+func (p *packer) changes(upper string, lower overlay.Stack) func() error {
+	return func() error { return overlay.Changes(p.ctx, upper, lower, p.change) }
 }
 
-func (p *packer) below(ctx context.Context, dir string, n *overlay.Node) error {
+func (p *packer) below(dir string, n *overlay.Node) error {
 	children, err := n.Children()
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", dir, err)
@@ -123,13 +123,13 @@ func (p *packer) below(ctx context.Context, dir string, n *overlay.Node) error {
 		if c.Stat.Mode&unix.S_IFMT == unix.S_IFSOCK {
 			continue
 		}
-		if err := cmp.Or(ctx.Err(), p.file(name, c)); err != nil {
+		if err := cmp.Or(p.ctx.Err(), p.file(name, c)); err != nil {
 			return err
 		}
 		if !c.IsDir() {
 			continue
 		}
-		if err := p.below(ctx, name, c); err != nil {
+		if err := p.below(name, c); err != nil {
 			return err
 		}
 	}

@@ -217,7 +217,7 @@ func TestPackErrors(t *testing.T) {
 		for _, size := range sizes {
 			n.Stat.Size = size
 			p := newPacker(t.Context(), io.Discard, Times{})
-			_, err := p.pack(func(context.Context) error { return p.file(name, n) })
+			_, err := p.pack(func() error { return p.file(name, n) })
 			if err == nil || !strings.Contains(err.Error(), "size changed") {
 				t.Errorf("%s of size %d: %v", name, size, err)
 			}

@@ -54,13 +54,13 @@ func newPacker(ctx context.Context, w io.Writer, t Times) *packer {
 }
 
 // pack writes a tar of what walk adds.
-func (p *packer) pack(walk func(context.Context) error) (Packed, error) {
+func (p *packer) pack(walk func() error) (Packed, error) {
 	var running sync.WaitGroup
 	for range batchReaders {
 		running.Go(p.fillAll)
 	}
 	running.Go(p.writeAll)
-	err := walk(p.ctx)
+	err := walk()
 	p.send()
 	close(p.toRead)
 	close(p.toWrite)
