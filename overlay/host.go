@@ -31,17 +31,20 @@ func openNoLinks(at int, path string, flags uint64) (int, error) {
 	return OpenAt(at, path, flags, unix.RESOLVE_NO_SYMLINKS)
 }
 
+// maxTries is how often OpenAt asks again. The kernel says EAGAIN when anything on the machine was renamed while it
+// walked; a command that renames all the time was seen to cause a few in a row.
+const maxTries = 1000
+
 // OpenAt is openat2(2) with O_CLOEXEC, begun anew when it was interrupted. A clean path may be longer than the kernel takes
-// at once: it is opened in pieces.
+// at once: it is opened in pieces, unless its links may lead to the top, which a piece does not know.
 func OpenAt(at int, path string, flags, resolve uint64) (int, error) {
-	if len(path) >= unix.PathMax {
+	if len(path) >= unix.PathMax && resolve&unix.RESOLVE_IN_ROOT == 0 {
 		return openLong(at, path, flags, resolve)
 	}
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve}
-	for {
+	for try := 0; ; try++ {
 		fd, err := unix.Openat2(at, path, &how)
-		// EAGAIN: something was renamed meanwhile, and the kernel could not tell whether that led out.
-		if err != unix.EINTR && err != unix.EAGAIN {
+		if err != unix.EINTR && err != unix.EAGAIN || try == maxTries {
 			return fd, err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"builder/overlay"
 )
 
 // OpenInside opens the regular file name of the directory dir. Links are followed as if dir were the root of all files, so
@@ -78,12 +80,7 @@ func openat(dirfd int, name string, flags, resolve uint64) (int, error) {
 	if resolve != 0 {
 		resolve |= unix.RESOLVE_NO_MAGICLINKS
 	}
-	for {
-		fd, err := unix.Openat2(dirfd, name, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve})
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
+	return overlay.OpenAt(dirfd, name, flags, resolve)
 }
 
 func checkRegular(fd int) error {

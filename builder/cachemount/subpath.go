@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"builder/overlay"
 )
 
 // SubPath makes sure that the cache has the directory source and returns it as a clean absolute path below Path. What is
@@ -56,22 +58,9 @@ func makeBelow(dir, sub string) error {
 	return unix.Close(parent)
 }
 
-// maxTries is how often openIn asks again. The kernel says EAGAIN when anything on the machine was renamed while it
-// walked; a command that renames all the time was seen to cause a few in a row.
-const maxTries = 1000
-
 // openIn opens the directory at path, resolved by the kernel as if root were the root of everything.
 func openIn(root int, path string) (int, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	for try := 0; ; try++ {
-		fd, err := unix.Openat2(root, path, &how)
-		if err != unix.EINTR && err != unix.EAGAIN || try == maxTries {
-			return fd, err
-		}
-	}
+	return overlay.OpenAt(root, path, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 }
 
 // mkdir makes the directory name in the open directory parent, with the mode and owner of root. One that is there is
