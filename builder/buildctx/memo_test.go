@@ -364,3 +364,17 @@ func TestMemoHeapPerFile(t *testing.T) {
 		check(t, m.Close())
 	}
 }
+
+// TestCloseBesideWarm closes a memo that nobody waited for; the race detector watches.
+func TestCloseBesideWarm(t *testing.T) {
+	dir, ctx := t.TempDir(), t.TempDir()
+	check(t, os.WriteFile(filepath.Join(ctx, "a"), []byte("a"), 0o644))
+	m := OpenMemo(dir, ctx)
+	sum(t, m, ctx, "a")
+	check(t, m.Close())
+	for range 20 {
+		again := OpenMemo(dir, ctx)
+		again.Warm()
+		check(t, again.Close())
+	}
+}

@@ -42,9 +42,13 @@ func (m *Memo) read() {
 	if err != nil {
 		return
 	}
-	if saved, err := decode(data); err == nil {
-		m.saved, m.used = saved, make([]bool, saved.len())
+	saved, err := decode(data)
+	if err != nil {
+		return
 	}
+	m.mu.Lock() // whoever closes the memo has not waited for a Warm
+	defer m.mu.Unlock()
+	m.saved, m.used = saved, make([]bool, saved.len())
 }
 
 // IsMemo reports whether a file of the directory that memos are kept in is named as one.
