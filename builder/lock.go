@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"sync"
 
 	"builder/builder/buildctx"
 	"builder/builder/lockfile"
@@ -117,10 +118,13 @@ func (l *Lock) read(contextDir string) error {
 
 // finder are the pins of a lock that is being made: what is asked for is noted.
 type finder struct {
-	b        *build
-	old, now *lockfile.File
-	update   []string
-	met      map[string]bool // names of update that the Dockerfile has
+	b      *build
+	old    *lockfile.File
+	update []string
+
+	mu  sync.Mutex // platforms and stages ask side by side
+	now *lockfile.File
+	met map[string]bool // names of update that the Dockerfile has
 }
 
 // unmet is the error of a name to update that the Dockerfile does not have.
@@ -136,8 +140,24 @@ func (f *finder) unmet() error {
 // find notes what a name stands for: what was said before, unless that is to be updated, or
 // what ask says.
 func (f *finder) find(kind lockfile.Kind, name string, aliases []string, ask func() (string, error)) (string, error) {
+	value, ok := f.said(kind, name, aliases)
+	if !ok {
+		var err error
+		if value, err = ask(); err != nil {
+			return "", err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return value, f.now.Set(lockfile.Entry{Kind: kind, Name: name, Value: value})
+}
+
+// said is what need not be asked for: what was found already, or stays as it was before.
+func (f *finder) said(kind lockfile.Kind, name string, aliases []string) (value string, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if value, ok := f.now.Get(kind, name); ok {
-		return value, nil
+		return value, true
 	}
 	keep := len(f.update) > 0
 	for _, alias := range append(aliases, name) {
@@ -145,14 +165,8 @@ func (f *finder) find(kind lockfile.Kind, name string, aliases []string, ask fun
 			f.met[alias], keep = true, false
 		}
 	}
-	value, ok := f.old.Get(kind, name)
-	if !keep || !ok {
-		var err error
-		if value, err = ask(); err != nil {
-			return "", err
-		}
-	}
-	return value, f.now.Set(lockfile.Entry{Kind: kind, Name: name, Value: value})
+	value, ok = f.old.Get(kind, name)
+	return value, keep && ok
 }
 
 func (f *finder) image(ctx context.Context, n name.Ref) (digest.Digest, error) {
