@@ -140,8 +140,13 @@ func (s *Store) syncEarlier() {
 	})
 }
 
-// Close lets go of the store.
+// Close lets go of the store, and of the connections to all places that it asked.
 func (s *Store) Close() error {
 	s.background.Wait()
+	s.openedLock.Lock()
+	defer s.openedLock.Unlock()
+	for _, place := range s.opened {
+		place.Close()
+	}
 	return s.lease.Close()
 }

@@ -31,7 +31,11 @@ func (s *Store) remote(ref string) (remote, string, error) {
 	}
 	if strings.HasPrefix(ref, bucket.Scheme) {
 		b, err := s.bucket(ref)
-		return b, "", err
+		if err != nil {
+			return nil, "", err
+		}
+		s.closeLater(b)
+		return b, "", nil
 	}
 	if strings.HasPrefix(ref, layout.Scheme) {
 		where, err := layout.ParseRef(ref)
@@ -45,7 +49,16 @@ func (s *Store) remote(ref string) (remote, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return registry.Repository(n, s.net), n.Reference(), nil
+	repo := registry.Repository(n, s.net)
+	s.closeLater(repo)
+	return repo, n.Reference(), nil
+}
+
+// closeLater closes a place with the store: it is read from until then, and by whom nobody can say.
+func (s *Store) closeLater(place interface{ Close() }) {
+	s.openedLock.Lock()
+	defer s.openedLock.Unlock()
+	s.opened = append(s.opened, place)
 }
 
 // lookUp asks ref's place for the image of one platform and keeps its manifest and

@@ -96,6 +96,7 @@ func (o Options) credentials() *credentials.Credentials {
 	// Away from Amazon's machines nobody answers at the address of the metadata server.
 	meta := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext,
+		DisableKeepAlives: true, // it is asked once an hour, and out of Close's reach
 	}}
 	return credentials.NewChainCredentials([]credentials.Provider{
 		&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, &credentials.IAM{Client: meta, Region: o.Region},
