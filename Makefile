@@ -14,6 +14,9 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # Four at a time: tests wait for disks, sleeps and each other more than they compute.
 TESTFLAGS   ?= -count=1 -timeout=20m -parallel=4
 PACKAGES    ?= ./...
+# Which tests `make race` runs; SHORT= has it run the long ones too.
+RUN         ?= .
+SHORT       ?= -short
 FUZZTIME    ?= 1m
 FUZZ        := builder:FuzzStore builder/plan:FuzzParse builder/plan:FuzzMount builder/buildctx:FuzzIgnore builder/buildctx:FuzzMemoFile \
 	builder/cache:FuzzRecord builder/cdi:FuzzParse builder/copier:FuzzWalk builder/lockfile:FuzzParse builder/policy:FuzzPolicy \
@@ -51,8 +54,10 @@ torture: setup pid1 ## sixteen processes in one store for a minute (BUILDER_TORT
 conformance: setup pid1 ## every case of testdata/conformance, held against buildah too
 	CGO_ENABLED=0 $(GO) test $(TAGS) $(TESTFLAGS) -run '^TestConformance$$' ./cmd/builder
 
+# The binary that the scripts run is built with the detector too, and looks at its end for goroutines and descriptors that it forgot.
+# A second's sleep at the end of each process would be the detector's default.
 race: setup pid1 ## the same under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test $(TAGS) -race -short $(TESTFLAGS) $(PACKAGES)
+	GORACE='halt_on_error=1 exitcode=66 atexit_sleep_ms=0' CGO_ENABLED=1 $(GO) test $(TAGS) -race $(SHORT) -run '$(RUN)' $(TESTFLAGS) $(PACKAGES)
 
 fuzz: ## all that reads bytes from outside, each target for FUZZTIME (1m)
 	@GO=$(GO) FUZZTIME=$(FUZZTIME) testdata/fuzz-all $(FUZZ)

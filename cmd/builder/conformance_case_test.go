@@ -161,9 +161,9 @@ func (c *conformanceCase) flags(s *contentServer, changed bool) (args []string) 
 	return append(args, s.substitute(dir))
 }
 
-// environ is the environment of a build: nothing of the tester's shell but the path.
+// environ is the environment of a build: nothing of the tester's shell but the path, and what the race detector is told.
 func (c *conformanceCase) environ(epoch string) []string {
-	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "TMPDIR=" + os.TempDir()}
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "TMPDIR=" + os.TempDir(), "GORACE=" + os.Getenv("GORACE")}
 	if epoch != "" {
 		env = append(env, "SOURCE_DATE_EPOCH="+epoch)
 	}

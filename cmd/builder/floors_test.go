@@ -45,5 +45,8 @@ func TestFloors(t *testing.T) {
 		if strings.Contains(module, "go-git") || strings.Contains(module, "go-billy") {
 			t.Errorf("%s is linked, whose faults no test looks for", module)
 		}
+		if strings.Contains(module, "goleak") && !raceEnabled {
+			t.Errorf("%s is linked, which is for the race detector's binary alone", module)
+		}
 	}
 }

@@ -31,11 +31,12 @@ const (
 
 func main() {
 	sandbox.Init()
+	left := newLeftovers()
 	spareGC(os.Getenv)
 	// A reader that goes away must not end a build. Noticed, not ignored: what is
 	// ignored would be so for every command of a step too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(left.end(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)))
 }
 
 // run is the whole program: arguments in, exit status out.

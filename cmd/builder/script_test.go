@@ -54,7 +54,11 @@ func mainTest(m *testing.M) int {
 	return m.Run()
 }
 
-// buildBinary builds what users get, and under the race detector if the tests are.
+// staticRace links what the race detector needs of C into the binary: `builder doctor` runs the binary where there are no libraries.
+const staticRace = "-linkmode external -extldflags -static"
+
+// buildBinary builds what users get; if the tests run under the race detector, the binary does so too, and ends by looking at
+// what it has left (leftovers). Its sandboxes start with the embedded program, as users' do, and not with the detector.
 func buildBinary(dir string) error {
 	if bin := os.Getenv("BUILDER_TEST_BINARY"); bin != "" {
 		tools.bin = filepath.Dir(bin)
@@ -64,7 +68,8 @@ func buildBinary(dir string) error {
 	args := []string{"build", "-o", filepath.Join(tools.bin, "builder")}
 	env := append(os.Environ(), "CGO_ENABLED=0")
 	if raceEnabled {
-		args, env = append(args, "-race"), append(os.Environ(), "CGO_ENABLED=1")
+		args = append(args, "-race", "-tags", "pid1,netgo,osusergo", "-ldflags", staticRace)
+		env = append(os.Environ(), "CGO_ENABLED=1")
 	}
 	c := exec.Command("go", append(args, ".")...)
 	c.Env = env

@@ -98,7 +98,7 @@ func (u *ordinaryUser) command(args ...string) *exec.Cmd {
 	c.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + u.dir + "/home", "TMPDIR=" + u.dir + "/tmp", userVariable + "=" + u.kind,
 		"BUILDER_TEST_BINARY=" + u.dir + "/bin/builder", "BUILDER_TEST_BUILDAH=no",
-		"BUILDER_TEST_CACHE=" + os.Getenv("BUILDER_TEST_CACHE"), "BUILDER_SNAPSHOTTER=" + os.Getenv("BUILDER_SNAPSHOTTER"),
+		"GORACE=" + os.Getenv("GORACE"), "BUILDER_TEST_CACHE=" + os.Getenv("BUILDER_TEST_CACHE"), "BUILDER_SNAPSHOTTER=" + os.Getenv("BUILDER_SNAPSHOTTER"),
 	}
 	return c
 }
