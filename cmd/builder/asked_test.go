@@ -235,6 +235,7 @@ func TestOfflineTakesWhatIsKept(t *testing.T) {
 
 // TestLockedCommit has a branch move on after it was locked.
 func TestLockedCommit(t *testing.T) {
+	t.Parallel()
 	c := newCLI(t)
 	web, _, commit := served(t)
 	dir := contextOf(t, "FROM scratch\nADD "+web.URL+"/r.git#main /r\n")
@@ -257,6 +258,7 @@ func TestLockedCommit(t *testing.T) {
 
 // TestPruneRepository has a repository stay while a build that used it lives, and go when it was not used for long.
 func TestPruneRepository(t *testing.T) {
+	t.Parallel()
 	c := newCLI(t)
 	web, _, _ := served(t)
 	ctx := busyboxContext(t, "ADD "+web.URL+"/r.git#main /r\nARG LONG\nRUN echo going on; test -z \"$LONG\" || sleep 1000\n")

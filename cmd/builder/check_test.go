@@ -46,6 +46,7 @@ func (c *cli) treeWith(name string) string {
 
 // TestCheckFinds damages a store in every way, one at a time.
 func TestCheckFinds(t *testing.T) {
+	t.Parallel()
 	ctx := busyboxContext(t, "RUN echo small > /small\nCMD [\"cat\", \"/small\"]\n")
 	time.Sleep(2 * time.Second) // digests of files just written are not remembered
 	for name, damage := range map[string]struct {
@@ -128,6 +129,7 @@ func (c *cli) encoding(file string) string {
 
 // TestCheckOfUnpackedBase damages the tree of a base that came as blobs.
 func TestCheckOfUnpackedBase(t *testing.T) {
+	t.Parallel()
 	if tools.registry == "" {
 		t.Skip("needs a registry")
 	}

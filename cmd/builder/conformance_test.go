@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 )
@@ -69,7 +68,8 @@ func newSuite(t *testing.T) *suite {
 			t.Error(err)
 		}
 	})
-	workers := max(2, runtime.GOMAXPROCS(0))
+	// As many as run at a time: a case that waits for a store keeps other tests waiting too.
+	workers := flag.Lookup("test.parallel").Value.(flag.Getter).Get().(int)
 	s := &suite{
 		server:  startContentServer(t, filepath.Join(dir, "srv")),
 		bases:   newBaseImages(t, filepath.Join(dir, "bases")),

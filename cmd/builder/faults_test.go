@@ -71,6 +71,7 @@ func evilProxy(t *testing.T, spoil func(path string, body []byte) []byte) string
 
 // TestSpoiledRegistry pulls what is not what its digest says.
 func TestSpoiledRegistry(t *testing.T) {
+	t.Parallel()
 	c := newCLI(t)
 	ctx := busyboxContext(t, "CMD [\"echo\", \"ok\"]\n")
 	c.run("build", "--push", "-t", tools.registry+"/spoiled:1", ctx)
@@ -142,6 +143,7 @@ const noSpace = "no space left on device"
 
 // TestFullDisk fills the store at every stage, and the place of an export.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	c := newCLI(t)
 	image := tools.registry + "/full:1"
 	ctx := busyboxContext(t, "CMD [\"echo\", \"ok\"]\n")

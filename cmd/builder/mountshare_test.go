@@ -23,6 +23,7 @@ func (c *cli) mounted(ctx, stamp string, args ...string) (before, stderr string)
 // TestCacheMountsTravel has a cache mount go with a cache from one machine to the next: it is read when a step
 // needs it and not before, and of a change only the pieces around it are sent.
 func TestCacheMountsTravel(t *testing.T) {
+	t.Parallel()
 	m := newMeter(t)
 	ctx := busyboxContext(t, `ARG STAMP
 RUN --mount=type=cache,id=stock,target=/c cat /c/stamp > /before 2>/dev/null || dd if=/dev/urandom of=/c/big bs=1M count=16 2>/dev/null; echo $STAMP > /c/stamp

@@ -58,11 +58,11 @@ func TestOfficial(t *testing.T) {
 		t.Skip("long")
 	}
 	need(t)
-	t.Setenv("MQTT_PASSWORD", mqttPassword)
+	t.Parallel()
 	root := newCLI(t).root
 	for _, o := range officials {
 		t.Run(strings.Join(append([]string{o.name}, o.flags...), " "), func(t *testing.T) {
-			testOfficial(t, &cli{t: t, root: root}, o)
+			testOfficial(t, &cli{t: t, root: root, env: []string{"MQTT_PASSWORD=" + mqttPassword}}, o)
 		})
 	}
 	if found := leftBy(root); len(found) > 0 {

@@ -12,23 +12,30 @@ import (
 	"builder/oci/ocitest"
 )
 
-// asAlice lets every builder and skopeo of the test log in at a host as the user of ocitest.Alice.
-func asAlice(t *testing.T, host string) {
+// asAlice makes a directory with a config.json that lets builder and skopeo log in at a host as the user of ocitest.Alice.
+func asAlice(t *testing.T, host string) (dir string) {
 	t.Helper()
-	dir := t.TempDir()
+	dir = t.TempDir()
 	config := fmt.Sprintf(`{"auths": {%q: {"auth": "YWxpY2U6c2VjcmV0"}}}`, host)
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("DOCKER_CONFIG", dir)
-	t.Setenv("REGISTRY_AUTH_FILE", filepath.Join(dir, "config.json"))
+	return dir
+}
+
+// newLoggedIn is a builder with a store of its own that finds its passwords in a directory.
+func newLoggedIn(t *testing.T, config string) *cli {
+	t.Helper()
+	c := newCLI(t)
+	c.env = []string{"DOCKER_CONFIG=" + config}
+	return c
 }
 
 // roundTrip pushes an image with its cache and a cache mount, and takes all three on a machine that has nothing:
 // the image is pulled and runs, the steps are cached, the mount is there.
-func roundTrip(t *testing.T, host string, flags ...string) {
+func roundTrip(t *testing.T, config, host string, flags ...string) {
 	t.Helper()
-	first, second := newCLI(t), newCLI(t)
+	first, second := newLoggedIn(t, config), newLoggedIn(t, config)
 	dir := busyboxContext(t, "COPY data /data\nRUN --mount=type=cache,id=m,target=/m echo kept > /m/file\nFROM scratch\nCOPY --from=0 / /\nCMD [\"/bin/cat\", \"/etc/ok\"]\nCOPY ok /etc/ok\n")
 	noise(t, filepath.Join(dir, "data"), 5, 2<<20)
 	if err := os.WriteFile(filepath.Join(dir, "ok"), []byte("ok\n"), 0o644); err != nil {
@@ -56,9 +63,11 @@ func roundTrip(t *testing.T, host string, flags ...string) {
 // TestPeers has Debian's registry and distribution v3, each with passwords and TLS under an authority that only the
 // test knows, take and give images, caches and cache mounts; skopeo fetches from them, and umoci lists what came.
 func TestPeers(t *testing.T) {
+	t.Parallel()
 	need(t, "skopeo", "umoci")
 	for name, v3 := range map[string]bool{"debian": false, "v3": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			host, ca := ocitest.Registry(t, ocitest.RegistryOptions{Auth: ocitest.Alice, TLS: true, V3: v3})
 			certs := t.TempDir()
 			if err := os.Mkdir(filepath.Join(certs, host), 0o755); err != nil {
@@ -69,17 +78,18 @@ func TestPeers(t *testing.T) {
 			}
 			newCLI(t).fails(1, "certificate", "pull", "--registry-config", certs, strings.Replace(host, "127.0.0.1", "localhost", 1)+"/x:1")
 			newCLI(t).fails(1, "access denied|unauthorized|log in|login", "pull", "--registry-config", certs, host+"/x:1")
-			asAlice(t, host)
-			roundTrip(t, host, "--registry-config", certs)
+			config := asAlice(t, host)
+			roundTrip(t, config, host, "--registry-config", certs)
+			passwords := filepath.Join(config, "config.json")
 			layout := filepath.Join(t.TempDir(), "oci")
 			for _, tag := range []string{"1", "cache"} {
-				must(t, "skopeo", "copy", "-q", "--src-cert-dir", filepath.Join(certs, host), "docker://"+host+"/round/trip:"+tag, "oci:"+layout+":"+tag)
+				must(t, "skopeo", "copy", "-q", "--src-authfile", passwords, "--src-cert-dir", filepath.Join(certs, host), "docker://"+host+"/round/trip:"+tag, "oci:"+layout+":"+tag)
 			}
 			if tags := must(t, "umoci", "ls", "--layout", layout); tags != "1\ncache\n" {
 				t.Errorf("umoci lists %q", tags)
 			}
-			must(t, "skopeo", "copy", "-q", "--dest-cert-dir", filepath.Join(certs, host), "oci:"+layout+":1", "docker://"+host+"/back:1")
-			newCLI(t).run("pull", "--registry-config", certs, host+"/back:1")
+			must(t, "skopeo", "copy", "-q", "--dest-authfile", passwords, "--dest-cert-dir", filepath.Join(certs, host), "oci:"+layout+":1", "docker://"+host+"/back:1")
+			newLoggedIn(t, config).run("pull", "--registry-config", certs, host+"/back:1")
 		})
 	}
 }
@@ -87,8 +97,10 @@ func TestPeers(t *testing.T) {
 // TestRoundTripThroughFaults is the same through a proxy that refuses and breaks many a request: all
 // arrives whole. Where the registry is down for good nothing is half-written and the fault is named.
 func TestRoundTripThroughFaults(t *testing.T) {
+	t.Parallel()
 	for name, v3 := range map[string]bool{"debian": false, "v3": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			behind, _ := ocitest.Registry(t, ocitest.RegistryOptions{Auth: ocitest.Alice, V3: v3})
 			var n atomic.Int64
 			var down atomic.Bool
@@ -112,10 +124,10 @@ func TestRoundTripThroughFaults(t *testing.T) {
 				}
 				return w
 			}
-			asAlice(t, p.Host)
-			roundTrip(t, p.Host)
+			config := asAlice(t, p.Host)
+			roundTrip(t, config, p.Host)
 			down.Store(true)
-			c := newCLI(t)
+			c := newLoggedIn(t, config)
 			dir := contextOf(t, "FROM scratch\nCOPY Dockerfile /x\n")
 			c.fails(1, "push "+p.Host+"/round/down:1: .*503", "build", "--push", "-t", p.Host+"/round/down:1", dir)
 			c.fails(1, "export cache to "+p.Host+"/round/down:c: .*503", "build", "--cache-to", p.Host+"/round/down:c", dir)

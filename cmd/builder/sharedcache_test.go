@@ -180,6 +180,7 @@ func (c *cli) holdsNoLayer() {
 // TestSpoiledCache takes a cache from a registry whose answers are not what they should
 // be: the image comes out all the same, made here, with a warning that says why.
 func TestSpoiledCache(t *testing.T) {
+	t.Parallel()
 	c := newCLI(t)
 	ctx := busyboxContext(t, "RUN echo made > /made\nCMD [\"cat\", \"/made\"]\n")
 	if tools.registry == "" {
@@ -232,6 +233,7 @@ func TestSpoiledCache(t *testing.T) {
 // TestFalseDiffID takes a cache whose index says another diff ID than the layer has:
 // seen when the layer is unpacked, and then the step is run.
 func TestFalseDiffID(t *testing.T) {
+	t.Parallel()
 	c := newCLI(t)
 	ctx := busyboxContext(t, "CMD [\"true\"]\n")
 	dir := filepath.Join(t.TempDir(), "cache")
