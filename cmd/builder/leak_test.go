@@ -20,7 +20,8 @@ import (
 const leakPatience = 5 * time.Second
 
 // checkLeaks fails a script that leaves anything on the machine: mounts, processes (with their namespaces, open files and
-// the like), temporary files.
+// the like), temporary files. Goroutines and descriptors that a command has at its end it tells itself, where it was built
+// with the race detector (leftovers).
 func checkLeaks(env *testscript.Env) {
 	env.Defer(func() {
 		left := settled(func() []string { return append(leftBy(env.WorkDir), filesBelow(filepath.Join(env.WorkDir, ".tmp"))...) })
