@@ -17,9 +17,13 @@ import (
 // ExportTree writes the files of a tree into the directory dest, which it makes if it is missing. The files belong to
 // the caller and keep modes, times and, where dest can store them, attributes; names of one file stay linked.
 //
+// What would give the caller's rights, or the machine's, to whoever finds the files is not written: the set-user-ID and
+// set-group-ID bits of files, which chown(2) takes away as well when the owner becomes another, file capabilities, and
+// devices.
+//
 // What dest holds beside the tree stays. A file in the place of a tree's file is replaced, and so is a link in the place
 // of a directory: nothing is written through a link. A directory in the place of a file is an error unless it is empty.
-// Sockets are left out, devices where the caller may not make them.
+// Sockets are left out too.
 func ExportTree(ctx context.Context, s overlay.Stack, dest string) error {
 	root, err := s.Root()
 	if err != nil {
@@ -121,10 +125,10 @@ func (e *exporter) file(at int, name string, n *overlay.Node) error {
 			return err
 		}
 		return setTimes(at, n.Name, n.ModTime())
-	case unix.S_IFSOCK:
-		return nil
+	case unix.S_IFIFO:
+		return e.mkfifo(at, n)
 	}
-	return e.mknod(at, n)
+	return nil
 }
 
 // overwriting calls create, and once more after unlinking what is in the way; unlike an unpacked layer the destination is
@@ -152,7 +156,7 @@ func (e *exporter) link(at int, base, first string) error {
 	}
 	defer unix.Close(from)
 	err = overwriting(at, base, func() error { return unix.Linkat(from, firstBase, at, base, 0) })
-	if errors.Is(err, unix.ENOENT) { // the first name is a device that could not be made
+	if errors.Is(err, unix.ENOENT) { // the first name is of what is left out
 		return nil
 	}
 	return err
@@ -181,14 +185,8 @@ func (e *exporter) regular(at int, n *overlay.Node) error {
 	return e.meta(fd, n)
 }
 
-func (e *exporter) mknod(at int, n *overlay.Node) error {
-	err := overwriting(at, n.Name, func() error {
-		return unix.Mknodat(at, n.Name, n.Stat.Mode&unix.S_IFMT|0o600, int(n.Stat.Rdev))
-	})
-	if err == unix.EPERM {
-		return nil
-	}
-	if err != nil {
+func (e *exporter) mkfifo(at int, n *overlay.Node) error {
+	if err := overwriting(at, n.Name, func() error { return unix.Mkfifoat(at, n.Name, 0o600) }); err != nil {
 		return err
 	}
 	fd, err := openAt(at, n.Name, unix.O_PATH|unix.O_NOFOLLOW)
@@ -202,7 +200,11 @@ func (e *exporter) mknod(at int, n *overlay.Node) error {
 // meta gives a file that was opened, by O_PATH or for good, the mode, attributes and times of a node.
 func (e *exporter) meta(fd int, n *overlay.Node) error {
 	file := procPath(fd)
-	if err := unix.Chmod(file, n.Stat.Mode&0o7777); err != nil {
+	mode := n.Stat.Mode & 0o7777
+	if !n.IsDir() {
+		mode &^= unix.S_ISUID | unix.S_ISGID
+	}
+	if err := unix.Chmod(file, mode); err != nil {
 		return fmt.Errorf("chmod: %w", err)
 	}
 	attrs, err := n.Xattrs()
@@ -210,7 +212,7 @@ func (e *exporter) meta(fd int, n *overlay.Node) error {
 		return err
 	}
 	for name, value := range attrs {
-		if hostXattr(name) {
+		if hostXattr(name) || name == "security.capability" {
 			continue
 		}
 		err := unix.Setxattr(file, name, []byte(value), 0)
