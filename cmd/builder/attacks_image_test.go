@@ -19,7 +19,7 @@ import (
 // cmdLayer writes a tar as no honest program would, of the entries that a file lists, one a line: layer FILE LIST
 //
 //	dir NAME [MODE] · file NAME [TEXT] · link NAME TARGET · hard NAME TARGET · fifo NAME · block NAME · lie NAME SIZE
-//	copy NAME FILE
+//	copy NAME FILE · capable NAME TEXT
 //
 // Variables of the script are replaced; "-" stands for the empty name, and what begins with a double quote is as Go writes
 // strings. A lie has a size and nothing behind it.
@@ -75,6 +75,10 @@ func layerEntry(ts *testscript.TestScript, kind, name, arg string) (*tar.Header,
 		}
 	case "file":
 		h.Typeflag, h.Size = tar.TypeReg, int64(len(arg))
+		return h, []byte(arg)
+	case "capable": // of everything, by the attribute that setcap(8) writes
+		h.Typeflag, h.Size = tar.TypeReg, int64(len(arg))
+		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02" + strings.Repeat("\xff", 4) + strings.Repeat("\x00", 4) + "\xff\x01\x00\x00" + strings.Repeat("\x00", 4)}
 		return h, []byte(arg)
 	case "copy":
 		body := ts.ReadFile(arg)

@@ -37,6 +37,7 @@ func TestAttacks(t *testing.T) {
 			"layer":    cmdLayer,
 			"image":    cmdImage,
 			"outlived": cmdOutlived,
+			"stranger": cmdStranger,
 		},
 		Condition: condition,
 	})
@@ -125,5 +126,19 @@ func cmdOutlived(ts *testscript.TestScript, neg bool, args []string) {
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
 		ts.Fatalf("%s: %v", strings.Join(args, " "), err)
+	}
+}
+
+// cmdStranger runs a command as a user of the machine that has nothing to do with the one who builds: stranger command…
+// Who is no root has other users only among its subordinate ids.
+func cmdStranger(ts *testscript.TestScript, neg bool, args []string) {
+	become := []string{"setpriv", "--reuid=61732", "--regid=61732", "--clear-groups"}
+	if os.Geteuid() != 0 {
+		become = []string{"unshare", "--user", "--map-root-user", "--map-auto", "--setuid=1000", "--setgid=1000"}
+	}
+	err := ts.Exec(become[0], append(become[1:], args...)...)
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) || (err != nil) != neg {
+		ts.Fatalf("as a stranger, %s: %v", strings.Join(args, " "), err)
 	}
 }
