@@ -1,16 +1,22 @@
 package sandbox
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // hostAddress is an address of this machine that is not on its loopback interface.
@@ -201,8 +207,7 @@ func TestIPv6(t *testing.T) {
 	routes := filepath.Join(t.TempDir(), "routes")
 	setting(t, &ipv6Routes, routes)
 	expect(t, "without", b.sh("ip -6 addr show eth0; ip -6 route"), "")
-	line := strings.Repeat("0", 32) + " 00 " + strings.Repeat("0", 32) + " 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 eth0\n"
-	if err := os.WriteFile(routes, []byte(line), 0o644); err != nil {
+	if err := os.WriteFile(routes, []byte(defaultRoute6), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if out := b.sh("ip -6 addr show eth0; ip -6 route"); !strings.Contains(out, "fd00:6275:696c:6465::100") || !strings.Contains(out, "default dev eth0") ||
@@ -235,4 +240,75 @@ func TestIPv6(t *testing.T) {
 		}
 	}()
 	expect(t, "reach", b.sh(fmt.Sprintf("nc %s %d </dev/null", target, l.Addr().(*net.TCPAddr).Port)), "six")
+}
+
+// defaultRoute6 is a line of /proc/net/ipv6_route: by eth0, over a router.
+var defaultRoute6 = strings.Repeat("0", 32) + " 00 " + strings.Repeat("0", 32) + " 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 eth0\n"
+
+// TestRouterAdvertisement: a router that announces itself on a command's interface is not believed, with IPv6 and without.
+func TestRouterAdvertisement(t *testing.T) {
+	needTun(t)
+	b := newBox(t, busybox(t))
+	b.Network = NetDefault
+	routes := filepath.Join(t.TempDir(), "routes")
+	setting(t, &ipv6Routes, routes)
+	const show = "cd /proc/sys/net/ipv6/conf/eth0; cat disable_ipv6 accept_ra; ip -6 addr show eth0; ip -6 route"
+	for _, c := range []struct{ routes, counter, want string }{
+		{"", "Ip6InReceives", "1\n"},
+		{defaultRoute6, "Icmp6InRouterAdvertisements", "0\n0\n"},
+	} {
+		if err := os.WriteFile(routes, []byte(c.routes), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		before := b.sh(show)
+		stop := announceRouter()
+		after := b.sh("i=0; until grep -q '" + c.counter + " .*[1-9]' /proc/net/snmp6; do i=$((i+1)); test $i -lt 200 || exit 1; sleep 0.05; done; " + show)
+		stop()
+		if after != before || !strings.HasPrefix(after, c.want) {
+			t.Errorf("with the router:\n%s\nwithout:\n%s", after, before)
+		}
+	}
+}
+
+// announceRouter writes a router's advertisement, of itself and of a prefix, to all tun devices of this process, again and
+// again until it is stopped.
+func announceRouter() (stop func()) {
+	end, done := make(chan struct{}), make(chan struct{})
+	packet := routerAdvertisement()
+	go func() {
+		defer close(done)
+		for {
+			fds, _ := filepath.Glob("/proc/self/fd/*")
+			for _, fd := range fds {
+				if target, _ := os.Readlink(fd); strings.HasSuffix(target, "/tun") {
+					n, _ := strconv.Atoi(filepath.Base(fd))
+					unix.Write(n, packet)
+				}
+			}
+			select {
+			case <-end:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { close(end); <-done }
+}
+
+// routerAdvertisement is a packet of RFC 4861, 4.2: from fe80::bad to all nodes, a router for half an hour, and the prefix
+// 2001:db8:bad::/64 to make addresses of.
+func routerAdvertisement() []byte {
+	src, dst := netip.MustParseAddr("fe80::bad").As16(), netip.MustParseAddr("ff02::1").As16()
+	icmp := []byte{134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, 3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0}
+	prefix := netip.MustParseAddr("2001:db8:bad::").As16()
+	icmp = append(icmp, prefix[:]...)
+	pseudo := slices.Concat(src[:], dst[:], []byte{0, 0, 0, byte(len(icmp)), 0, 0, 0, 58}, icmp)
+	sum := uint32(0)
+	for i := 0; i < len(pseudo); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(pseudo[i:]))
+	}
+	sum = sum&0xffff + sum>>16
+	sum = sum&0xffff + sum>>16
+	binary.BigEndian.PutUint16(icmp[2:], ^uint16(sum))
+	return slices.Concat([]byte{0x60, 0, 0, 0, 0, byte(len(icmp)), 58, 255}, src[:], dst[:], icmp)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -86,21 +87,28 @@ func indexOf(name string) (int32, error) {
 	return int32(ifr.Uint32()), nil
 }
 
-// configureIPv6 switches IPv6 off on the interface when it gets no address, and the self-made link-local address in
-// any case: with one, programs believe that they are connected and try IPv6 first.
+// configureIPv6 switches IPv6 off on the interface when it gets no address. When it gets one, the interface believes no
+// router that announces itself, and has no self-made link-local address: with one, programs believe that they are
+// connected and try IPv6 first.
 func configureIPv6(op Tun) error {
-	file := "/proc/sys/net/ipv6/conf/" + op.Name + "/addr_gen_mode"
+	settings := []string{"accept_ra=0", "addr_gen_mode=1"}
 	if len(op.IPv6) == 0 {
-		file = "/proc/sys/net/ipv6/conf/" + op.Name + "/disable_ipv6"
+		settings = []string{"disable_ipv6=1"}
 	}
-	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err == nil {
-		err = errors.Join(writeAll(fd, []byte("1")), unix.Close(fd))
+	for _, s := range settings {
+		name, value, _ := strings.Cut(s, "=")
+		fd, err := unix.Open("/proc/sys/net/ipv6/conf/"+op.Name+"/"+name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = errors.Join(writeAll(fd, []byte(value)), unix.Close(fd))
+		}
+		if len(op.IPv6) == 0 && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES)) {
+			return nil // a kernel without IPv6, or a /proc that is not ours to write: no address, no route, no harm
+		}
+		if err != nil {
+			return fmt.Errorf("configure IPv6: %w", err)
+		}
 	}
-	if len(op.IPv6) == 0 && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES)) {
-		return nil // a kernel without IPv6, or a /proc that is not ours to write: no address, no route, no harm
-	}
-	return wrap("configure IPv6", err)
+	return nil
 }
 
 // Messages of rtnetlink(7): a header, a fixed struct, attributes.
