@@ -6,10 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"sync"
 	"testing"
-	"time"
 
 	"builder/builder/cachemount"
 	"builder/overlay"
@@ -149,74 +146,4 @@ func TestSeedEndsWithContext(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
-}
-
-func TestSubPath(t *testing.T) {
-	s, _ := open(t)
-	m := use(t, s, cachemount.Request{ID: "x", Mode: 0o2770})
-	host := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(m.Path, "file"), nil, 0o644))
-	must(t, os.Mkdir(filepath.Join(m.Path, "real"), 0o700))
-	must(t, os.Symlink("/real", filepath.Join(m.Path, "inside")))
-	must(t, os.Symlink(host, filepath.Join(m.Path, "outside")))
-	for source, want := range map[string]string{
-		"": "/", "/": "/", "..": "/", "a/b": "/a/b", "/a/../../c/": "/c", "real": "/real", "inside/d": "/inside/d",
-	} {
-		if got, err := m.SubPath(source); err != nil || got != want {
-			t.Errorf("%q is %q, %v; want %q", source, got, err, want)
-		}
-	}
-	for _, dir := range []string{"a/b", "c", "real/d"} {
-		if st := stat(t, filepath.Join(m.Path, dir)); st.Mode != unix.S_IFDIR|0o2770 {
-			t.Errorf("%s has mode %o", dir, st.Mode)
-		}
-	}
-	for _, source := range []string{"file", "file/x", "outside", "outside/x", "a\x00b"} {
-		if got, err := m.SubPath(source); err == nil {
-			t.Errorf("%q was taken to be %q", source, got)
-		}
-	}
-	empty(t, host)
-}
-
-func empty(t *testing.T, dir string) {
-	t.Helper()
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
-		t.Errorf("made outside: %v, %v", entries, err)
-	}
-}
-
-// TestSubPathRace has another user of the cache replace the directory by a link to the host all the time.
-func TestSubPathRace(t *testing.T) {
-	s, _ := open(t)
-	m := use(t, s, cachemount.Request{ID: "x"})
-	host := t.TempDir()
-	sub, spare := filepath.Join(m.Path, "sub"), filepath.Join(m.Path, "spare")
-	must(t, os.Mkdir(sub, 0o755))
-	must(t, os.Symlink(host, spare))
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			select {
-			case <-done:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, sub, unix.AT_FDCWD, spare, unix.RENAME_EXCHANGE)
-			}
-		}
-	})
-	end := time.Now().Add(2 * time.Second)
-	entered := 0
-	for i := 0; i < 10_000 && time.Now().Before(end); i++ {
-		if _, err := m.SubPath("sub/" + strconv.Itoa(i)); err == nil {
-			entered++
-		}
-	}
-	close(done)
-	wg.Wait()
-	if entered == 0 {
-		t.Error("never entered")
-	}
-	empty(t, host)
 }
