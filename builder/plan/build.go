@@ -265,10 +265,11 @@ func (p *planner) mainContext() From {
 	return From{Tree: true, Step: p.fetch(p.main, "context", name, dockerfile.Range{})}
 }
 
-// record adds a row to the history; layer says whether a step belongs to it.
+// record adds a row to the history; layer says whether a step belongs to it. Whoever has the image reads it, so what a URL
+// was fetched with is left out.
 func (s *stage) record(text string, layer bool) error {
 	s.image.History = append(s.image.History, ocispec.History{
-		CreatedBy: text, Comment: historyComment, EmptyLayer: !layer,
+		CreatedBy: dockerfile.HideCredentials(text), Comment: historyComment, EmptyLayer: !layer,
 	})
 	return nil
 }
