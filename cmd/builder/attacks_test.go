@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -39,7 +38,6 @@ func TestAttacks(t *testing.T) {
 			"image":    cmdImage,
 			"outlived": cmdOutlived,
 			"stranger": cmdStranger,
-			"exchange": cmdExchange,
 		},
 		Condition: condition,
 	})
@@ -143,26 +141,4 @@ func cmdStranger(ts *testscript.TestScript, neg bool, args []string) {
 	if err != nil && !errors.As(err, &exit) || (err != nil) != neg {
 		ts.Fatalf("as a stranger, %s: %v", strings.Join(args, " "), err)
 	}
-}
-
-// cmdExchange has two files change places for the rest of the script, as fast as it goes: exchange file file
-func cmdExchange(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: exchange file file")
-	}
-	a, b := ts.MkAbs(args[0]), ts.MkAbs(args[1])
-	ts.Check(unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE))
-	stop, done := make(chan struct{}), make(chan struct{})
-	ts.Defer(func() { close(stop); <-done })
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE) // which fails when one is away
-			}
-		}
-	}()
 }

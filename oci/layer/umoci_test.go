@@ -13,6 +13,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"golang.org/x/sys/unix"
+
 	"builder/overlay"
 	"builder/overlay/overlaytest"
 )
@@ -136,4 +138,43 @@ func TestExportTree(t *testing.T) {
 	if err := ExportTree(t.Context(), overlay.Stack{tree}, dest); err == nil || !bytes.Contains([]byte(err.Error()), []byte("full")) {
 		t.Error("a directory of the user's was replaced", err)
 	}
+}
+
+// TestExportRace has somebody exchange a directory of the destination for a link, as fast as it goes, while a tree is written
+// there. Nothing is written through it.
+func TestExportRace(t *testing.T) {
+	h := newHost(t)
+	tree, dest := filepath.Join(h.dir, "tree"), filepath.Join(h.dir, "dest")
+	write(t, tree+"/a/new", "new", time.Unix(1e9, 0))
+	link := dest + "/link"
+	if err := os.MkdirAll(dest+"/a", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				unix.Renameat2(unix.AT_FDCWD, dest+"/a", unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	written := 0
+	for end := time.Now().Add(time.Second); time.Now().Before(end); {
+		if os.Symlink(h.marker, link) != nil { // what was exchanged with it has been replaced
+			os.RemoveAll(link)
+		}
+		if ExportTree(t.Context(), overlay.Stack{tree}, dest) == nil {
+			written++
+		}
+	}
+	close(stop)
+	<-done
+	if written == 0 {
+		t.Error("never written")
+	}
+	h.check(t)
 }
