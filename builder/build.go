@@ -35,6 +35,11 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (*Result, error) {
 		return nil, err
 	}
 	b := &build{store: s, o: o, began: start}
+	if o.KeepFailed != "" {
+		if b.failedNames, err = canonicalNames([]string{o.KeepFailed}); err != nil {
+			return nil, err
+		}
+	}
 	defer b.close()
 	b.watch()
 	if err := b.prepare(ctx); err != nil {

@@ -29,6 +29,8 @@ type BuildOptions struct {
 	Platforms []oci.Platform
 	// Names are given to the image; canonical or familiar references.
 	Names []string
+	// KeepFailed is the name of the image that a RUN which fails leaves: its tree as it was then; "" for none.
+	KeepFailed string
 	// Annotations are for the image's manifest or index, wherever it goes.
 	Annotations Annotations
 	// NoCache runs every step; NoCacheFilter those of the stages named.

@@ -55,7 +55,7 @@ func (b *build) command(ctx context.Context, op *plan.Run, draft *snapshot.Draft
 		return err
 	}
 	spec := b.o.Sandbox.spec(draft)
-	spec.Copy = m.copies
+	spec.Copy, spec.KeepFailed = m.copies, b.o.KeepFailed != ""
 	spec.Insecure = op.Security == plan.SecurityInsecure
 	spec.Args, spec.Dir, spec.User = op.Args, op.Dir, user
 	spec.Env = withHome(slices.Concat(op.Proxy, op.Env, m.env), home)
@@ -112,13 +112,19 @@ type CommandError struct {
 	Output []string
 	// Hint says what of this machine may be behind it; "" for nothing.
 	Hint string
+	// Kept is the image of what the command left; "" for none.
+	Kept string
 }
 
 func (e *CommandError) Error() string {
+	text := e.Err.Error()
 	if e.Hint != "" {
-		return e.Err.Error() + " (" + e.Hint + ")"
+		text += " (" + e.Hint + ")"
 	}
-	return e.Err.Error()
+	if e.Kept != "" {
+		text += fmt.Sprintf(" (kept as %s: builder run -it %[1]s sh looks into it)", e.Kept)
+	}
+	return text
 }
 
 // oneIDHint tells of the one thing that a command cannot do where there is only one id, if its output looks like that.

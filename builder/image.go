@@ -24,11 +24,7 @@ func (b *build) image(ctx context.Context, g *plan.Graph) (*Image, error) {
 		return nil, err
 	}
 	config := g.Image
-	config.RootFS.Type = "layers"
-	config.RootFS.DiffIDs = make([]digest.Digest, 0, len(layers))
-	for _, l := range layers {
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.DiffID)
-	}
+	config.RootFS = rootFS(layers)
 	config.History = slices.Clone(config.History)
 	if err := b.date(&config, g.BaseHistory, created); err != nil {
 		return nil, err
@@ -38,7 +34,12 @@ func (b *build) image(ctx context.Context, g *plan.Graph) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := json.Marshal(sharedcache.Config{Image: config, Index: index})
+	return b.putConfig(ctx, sharedcache.Config{Image: config, Index: index}, layers)
+}
+
+// putConfig keeps a config in the store and returns the image that it makes of the layers.
+func (b *build) putConfig(ctx context.Context, config sharedcache.Config, layers []Layer) (*Image, error) {
+	data, err := json.Marshal(config)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +52,15 @@ func (b *build) image(ctx context.Context, g *plan.Graph) (*Image, error) {
 		img.Created = *config.Created
 	}
 	return img, nil
+}
+
+// rootFS tells of the layers in an image's config.
+func rootFS(layers []Layer) ocispec.RootFS {
+	fs := ocispec.RootFS{Type: "layers", DiffIDs: make([]digest.Digest, 0, len(layers))}
+	for _, l := range layers {
+		fs.DiffIDs = append(fs.DiffIDs, l.DiffID)
+	}
+	return fs
 }
 
 // fitHistory makes a history tell of as many layers as there are, where a base's did not,

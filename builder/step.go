@@ -54,7 +54,8 @@ type build struct {
 	packs *packs
 	leaks leaks
 
-	copiesSaid sync.Once
+	copiesSaid  sync.Once
+	failedNames []string // canonical, of the image of a RUN that fails
 
 	began     time.Time
 	materials materials
@@ -136,7 +137,7 @@ func (b *build) make(ctx context.Context, s *plan.Step, ui *progress.Step) (*lay
 	b.store.syncEarlier()
 	b.ran[s.Index].Store(true)
 	if err := b.do(ctx, s, draft, ui); err != nil {
-		return nil, err
+		return nil, b.keepFailed(ctx, s, draft, err)
 	}
 	packed, err := b.packLate(ctx, s, draft)
 	if err != nil {

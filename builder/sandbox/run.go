@@ -127,10 +127,12 @@ func (r *run) run(ctx context.Context) error {
 	if err := r.start(ops); err != nil {
 		return err
 	}
-	if err := r.wait(ctx); err != nil || r.collect == nil {
+	err = r.wait(ctx)
+	failed := r.spec.KeepFailed && errors.As(err, new(*ExitError))
+	if r.collect == nil || err != nil && !failed {
 		return err
 	}
-	return r.collect(ctx)
+	return errors.Join(err, r.collect(ctx))
 }
 
 // limit makes the cgroup, if there is anything to limit by one.

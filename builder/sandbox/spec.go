@@ -37,6 +37,8 @@ type Spec struct {
 	// Copy is for where overlayfs cannot be mounted: the command works in a copy of the tree, made in Work, and when it has
 	// succeeded Upper is filled with what it changed there. Each TreeMount needs a Work then too.
 	Copy bool
+	// KeepFailed fills Upper from that copy when the command has failed, too.
+	KeepFailed bool
 
 	Args []string // the program, looked up in Env's PATH inside the tree, and its arguments; at least one
 	Env  []string // "K=V"; HOME is added from the tree's passwd file if missing

@@ -14,11 +14,11 @@ import (
 
 // buildFlags are the flags of `builder build`, named as docker buildx names them.
 type buildFlags struct {
-	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh []string
-	deviceDirs, cacheFrom, cacheTo, cacheMounts, annotations                                  []string
-	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit            string
-	check, noCache, push, load, explain                                                       bool
-	jobs                                                                                      int
+	tags, buildArgs, contexts, labels, noCacheFilter, outputs, allow, platforms, secrets, ssh  []string
+	deviceDirs, cacheFrom, cacheTo, cacheMounts, annotations                                   []string
+	call, file, lock, target, network, progress, iidFile, metadataFile, storeLimit, keepFailed string
+	check, noCache, push, load, explain                                                        bool
+	jobs                                                                                       int
 
 	net     netFlags
 	pull    pullFlag
@@ -41,6 +41,7 @@ func newBuild(g *global) *cobra.Command {
 	fl.StringArrayVarP(&f.tags, "tag", "t", nil, "`name[:tag]` of the image; may be repeated")
 	fl.StringVarP(&f.file, "file", "f", "", "`path` of the Dockerfile, - for standard input (default CONTEXT/Dockerfile)")
 	fl.StringVar(&f.lock, "lock", "", "lock `file` that says what names in the Dockerfile stand for, or off (default Dockerfile.lock beside the Dockerfile, if it is there)")
+	fl.StringVar(&f.keepFailed, "keep-failed", "", "`name` of an image of what a RUN that fails leaves, to look into with builder run or to copy from")
 	fl.StringVar(&f.target, "target", "", "`stage` to build (default the last)")
 	fl.StringArrayVar(&f.buildArgs, "build-arg", nil, "`NAME=VALUE` of an ARG, or NAME to take the value from the environment")
 	fl.StringArrayVar(&f.contexts, "build-context", nil, "`NAME=SOURCE` that FROM and --from may name: a directory, oci-layout://DIR[:TAG] or docker-image://REF")

@@ -51,7 +51,7 @@ func (f *buildFlags) parseAnnotations() (all builder.Annotations, err error) {
 func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error) {
 	o := builder.BuildOptions{
 		Context: dir, Dockerfile: f.file, Stdin: g.in, Names: f.tags, NoCache: f.noCache, NoCacheFilter: f.noCacheFilter,
-		Pull: f.pull.policy, Lock: f.lock, Explain: f.explain, Jobs: f.jobs, DeviceDirs: f.deviceDirs,
+		KeepFailed: f.keepFailed, Pull: f.pull.policy, Lock: f.lock, Explain: f.explain, Jobs: f.jobs, DeviceDirs: f.deviceDirs,
 	}
 	if f.push && f.net.offline {
 		return o, usagef("--push sends the image, --offline sends nothing; use one of them")
@@ -66,6 +66,9 @@ func (f *buildFlags) options(g *global, dir string) (builder.BuildOptions, error
 		if _, err := name.Parse(t); err != nil {
 			return o, usageError{fmt.Errorf("-t: %w", err)}
 		}
+	}
+	if _, err := name.Parse(f.keepFailed); f.keepFailed != "" && err != nil {
+		return o, usageError{fmt.Errorf("--keep-failed: %w", err)}
 	}
 	p, err := f.planOptions()
 	if err != nil {
