@@ -2,8 +2,10 @@ package registry_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -305,6 +307,48 @@ func TestTruncatedForGood(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A registry that is restarted while it is read is waited for; one that never answered is not.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	m, root := ocitest.Memory{}, oci.NewDescriptor(ocispec.MediaTypeImageManifest, []byte(`{"schemaVersion":2}`))
+	m[root.Digest] = []byte(`{"schemaVersion":2}`)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	where := listener.Addr().String()
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", root.MediaType)
+		w.Write(m[root.Digest])
+	})
+	first, second := &http.Server{Handler: handler}, &http.Server{Handler: handler}
+	t.Cleanup(func() { second.Close() })
+	go first.Serve(listener)
+	r := repo(t, where, registry.Options{})
+	fetch := func(r *registry.Repo) error {
+		body, err := r.Fetch(t.Context(), root)
+		if err == nil {
+			err = body.Close()
+		}
+		return err
+	}
+	if err := errors.Join(fetch(r), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(500*time.Millisecond, func() {
+		if l, err := net.Listen("tcp", where); err == nil {
+			second.Serve(l)
+		}
+	})
+	if err := fetch(r); err != nil {
+		t.Error(err)
+	}
+	before := time.Now()
+	if err := fetch(repo(t, "127.0.0.1:1", registry.Options{})); err == nil || time.Since(before) > 5*time.Second {
+		t.Errorf("a registry that was never there: %v after %s", err, time.Since(before))
+	}
 }
 
 // Someone who stops reading a large blob leaves no request behind (TestMain

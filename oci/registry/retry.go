@@ -20,14 +20,18 @@ const (
 	maxWait       = 30 * time.Second // also of what a server may ask for
 )
 
-// policy is when a request is sent again: on 408, 429 and server errors, and
-// when a connection breaks before an answer. Its number is how often. It
-// implements retry.Policy.
-type policy int
+// policy is when a request is sent again: on 408, 429 and server errors, when a
+// connection breaks before an answer, and when a host that has answered before
+// refuses it, as while it is restarted. It implements retry.Policy.
+type policy struct {
+	tries    int
+	answered func() bool // whether the host has answered anything
+}
 
 // Retry implements retry.Policy: the wait, or -1 for no more.
 func (p policy) Retry(attempt int, resp *http.Response, err error) (time.Duration, error) {
-	if attempt >= int(p) || !temporary(resp, err) {
+	gone := errors.Is(err, syscall.ECONNREFUSED) && p.answered()
+	if attempt >= p.tries || !gone && !temporary(resp, err) {
 		return -1, nil
 	}
 	if resp != nil {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,6 +43,8 @@ type network struct {
 	conf  *hosts.Config
 	spare bool // other hosts can stand in
 	dial  func(ctx context.Context, network, address string) (net.Conn, error)
+
+	answered atomic.Bool
 
 	mu         sync.Mutex
 	transports map[string]*http.Transport // by HOST:PORT as in URLs
@@ -147,7 +150,7 @@ func (n *network) client(creds auth.CredentialFunc) *auth.Client {
 	}
 	c := &auth.Client{
 		Client: &http.Client{
-			Transport:     &retry.Transport{Base: guard{n}, Policy: func() retry.Policy { return policy(tries) }},
+			Transport:     &retry.Transport{Base: guard{n}, Policy: func() retry.Policy { return policy{tries, n.answered.Load} }},
 			CheckRedirect: n.checkRedirect,
 		},
 		Cache:      auth.NewCache(),
@@ -213,7 +216,11 @@ func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 		}
 	}
-	return t.RoundTrip(req)
+	resp, err := t.RoundTrip(req)
+	if err == nil {
+		g.n.answered.Store(true)
+	}
+	return resp, err
 }
 
 // plain reports whether a host may be spoken to without TLS.
