@@ -32,6 +32,9 @@ func (b *build) openContexts(ignore buildctx.Ignore) error {
 		if plan.KindOf(value) != plan.DirectoryContext && !isDir(value) {
 			continue
 		}
+		if err := checkDir(value); err != nil {
+			return fmt.Errorf("--build-context %s: %w", name, err)
+		}
 		own, err := buildctx.FindIgnore(value, "")
 		if err != nil {
 			return fmt.Errorf("--build-context %s: %w", name, err)
@@ -45,13 +48,21 @@ func (b *build) openContexts(ignore buildctx.Ignore) error {
 	return nil
 }
 
-func (b *build) openContext(name, path string, ignore buildctx.Ignore) (*buildContext, error) {
+// checkDir refuses what no context can be read from.
+func checkDir(path string) error {
 	st, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("build context: %w", err)
+		return fmt.Errorf("build context: %w", err)
 	}
 	if !st.IsDir() {
-		return nil, fmt.Errorf("build context %s: not a directory", path)
+		return fmt.Errorf("build context %s: not a directory; name the one that it is in", path)
+	}
+	return nil
+}
+
+func (b *build) openContext(name, path string, ignore buildctx.Ignore) (*buildContext, error) {
+	if err := checkDir(path); err != nil {
+		return nil, err
 	}
 	dir, err := buildctx.OpenDir(path, ignore.Patterns)
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 func (b *build) do(ctx context.Context, s *plan.Step, draft *snapshot.Draft, ui *progress.Step) error {
 	switch op := s.Op.(type) {
 	case *plan.Run:
-		return foreign(noShell(b.command(ctx, op, draft, ui), op), s)
+		return foreign(tooLong(noShell(b.command(ctx, op, draft, ui), op), op), s)
 	case *plan.Copy:
 		return b.copy(ctx, s, op, draft)
 	case *plan.Mkdir:
@@ -99,6 +99,24 @@ func noShell(err error, op *plan.Run) error {
 		return err
 	}
 	return fmt.Errorf(`%w: the image has no shell; RUN ["PROGRAM", "ARGUMENT"] needs none`, err)
+}
+
+// maxArg is the kernel's MAX_ARG_STRLEN: the longest variable ("K=V") or argument that a program can be started with, and
+// the zero behind it.
+const maxArg = 128 << 10
+
+// tooLong names what made the kernel refuse to start a command.
+func tooLong(err error, op *plan.Run) error {
+	var exit *sandbox.ExitError
+	if !errors.As(err, &exit) || exit.Err == nil || !strings.Contains(exit.Error(), "argument list too long") {
+		return err
+	}
+	for _, kv := range op.Env {
+		if k, _, _ := strings.Cut(kv, "="); len(kv) >= maxArg {
+			return fmt.Errorf("%w: the variable %s is longer than the 128 KiB that the kernel lets one be; COPY a file instead", err, k)
+		}
+	}
+	return fmt.Errorf("%w: the command or its variables are longer than the kernel allows; COPY a script instead", err)
 }
 
 // tailLines is how much of a failed step's output its error repeats.

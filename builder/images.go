@@ -153,7 +153,10 @@ func (s *Store) putImage(ctx context.Context, img *Image) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) && s.lease.Use(path) == nil {
 		return nil
 	}
-	return writeFile(s.tmp(), path, b)
+	if err := writeFile(s.tmp(), path, b); err != nil {
+		return fmt.Errorf("record image %s: %w", img.shown(), err)
+	}
+	return nil
 }
 
 // dropStaleName takes the image's name out of the layout if it names another image.

@@ -63,12 +63,8 @@ func (b *build) openMain(ctx context.Context) (*mainContext, error) {
 }
 
 func localContext(dir string) (*mainContext, error) {
-	st, err := os.Stat(dir)
-	if err != nil {
-		return nil, fmt.Errorf("build context: %w", err)
-	}
-	if !st.IsDir() {
-		return nil, fmt.Errorf("build context %s: not a directory", dir)
+	if err := checkDir(dir); err != nil {
+		return nil, err
 	}
 	return &mainContext{dir: dir}, nil
 }

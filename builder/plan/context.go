@@ -69,7 +69,7 @@ func Fetch(value string, named bool, args map[string]*string) (Op, error) {
 		}
 		return &HTTP{URL: value, Name: contextFile, Context: true}, nil
 	}
-	return nil, fmt.Errorf("build context %s: neither a git repository nor the URL of a file", value)
+	return nil, fmt.Errorf("build context %s: neither a git repository nor the URL of a file%s", value, otherScheme(value))
 }
 
 func gitContext(value string, named bool, args map[string]*string) (Op, error) {
@@ -90,4 +90,17 @@ func gitContext(value string, named bool, args map[string]*string) (Op, error) {
 		op.CommitTime = true
 	}
 	return op, op.check()
+}
+
+// otherScheme tells what does here what kaniko's contexts do.
+func otherScheme(value string) string {
+	switch scheme, _, _ := strings.Cut(value, "://"); scheme {
+	case "dir":
+		return "; write the directory without dir://"
+	case "tar":
+		return "; an archive is read from standard input: builder build - <FILE"
+	case "s3", "gs":
+		return "; fetch the archive with the bucket's own tool and give it to builder build -"
+	}
+	return ""
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,9 +16,10 @@ import (
 // for what has no counterpart here: a build is the same without them.
 var needless = []string{
 	"builder", "cache", "cache-copy-layers", "cache-run-layers", "cleanup", "compress", "compressed-caching",
-	"disable-content-trust", "force", "format", "identity-label", "ignore-path", "ignore-var-run", "isolation",
-	"kaniko-dir", "push-retry", "retry", "retry-delay", "runtime", "single-snapshot", "skip-push-permission-check",
-	"snapshot-mode", "snapshotMode", "use-new-run",
+	"disable-compression", "disable-content-trust", "force", "format", "identity-label", "ignore-path", "ignore-var-run",
+	"image-download-retry", "image-fs-extract-retry", "isolation", "kaniko-dir", "materialize", "push-retry", "retry",
+	"retry-delay", "runtime", "single-snapshot", "singleSnapshot", "skip-push-permission-check", "snapshot-mode",
+	"snapshotMode", "use-new-run",
 }
 
 // always is a flag of other builders that asks for what is always so: it may be given,
@@ -45,61 +47,116 @@ func registerAlways(c *cobra.Command) {
 
 // instead says what does here what a flag of docker, buildah or kaniko does there.
 var instead = map[string]string{
-	"all-platforms":               "--platform A,B names them",
-	"arch":                        "use --platform OS/ARCH[/VARIANT]",
-	"authfile":                    "credentials are read from $DOCKER_CONFIG/config.json; builder login writes them",
-	"build-arg-file":              "repeat --build-arg NAME=VALUE",
-	"cache-dir":                   "the store keeps base images and steps; --root says where it is",
-	"cache-repo":                  "use --cache-from REF --cache-to type=registry,ref=REF,mode=max",
-	"cache-ttl":                   "builder prune --keep-duration forgets what is older",
-	"cert-dir":                    "use --ca FILE, or --registry-config DIRECTORY",
-	"cgroup-parent":               "use --memory, --cpus and --pids-limit",
-	"context":                     "the context is the argument: builder build DIRECTORY, archive or git URL",
-	"context-sub-path":            "name the directory below the context: DIRECTORY/SUB, or #REF:SUB behind a git URL",
-	"cpu-period":                  "use --cpus NUMBER, which is quota divided by period",
-	"cpu-quota":                   "use --cpus NUMBER, which is quota divided by period",
-	"cpu-shares":                  "use --cpus NUMBER",
-	"cpuset-cpus":                 "use --cpus NUMBER, or start builder with taskset",
-	"cpuset-mems":                 "start builder with numactl",
-	"creds":                       "use builder login first",
-	"custom-platform":             "use --platform OS/ARCH[/VARIANT]",
-	"destination":                 "use -t REGISTRY/NAME[:TAG] --push",
-	"device":                      "use RUN --device=NAME in the Dockerfile and --allow device=NAME",
-	"digest-file":                 "use --metadata-file FILE, which has containerimage.digest",
-	"dockerfile":                  "use -f FILE",
-	"env":                         "use ENV in the Dockerfile, or ARG and --build-arg",
-	"from":                        "use --build-context NAME=docker-image://REF, which stands for NAME in every FROM",
-	"git":                         "use --build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=1 to keep .git",
-	"ignorefile":                  "name it DOCKERFILE.dockerignore, beside the Dockerfile",
-	"image-name-with-digest-file": "use --metadata-file FILE, which has image.name and containerimage.digest",
-	"insecure":                    "use --insecure-registry HOST",
-	"insecure-pull":               "use --insecure-registry HOST",
-	"log-format":                  "use --progress plain or rawjson",
-	"invoke":                      "use --keep-failed NAME, then builder run -it NAME sh",
-	"logfile":                     "use --progress plain and 2>FILE",
-	"manifest":                    "use --platform A,B and -t NAME: several platforms make an index",
-	"memory-swap":                 "use --memory SIZE, which allows no swap beside it",
-	"no-push":                     "leave it out: only --push pushes",
-	"no-push-cache":               "leave it out: only --cache-to writes a cache",
-	"oci-layout-path":             "use -o type=oci,tar=false,dest=DIRECTORY",
-	"os":                          "use --platform OS/ARCH[/VARIANT]",
-	"registry-certificate":        "use --ca FILE",
-	"registry-mirror":             "mirrors are read from registries.conf or certs.d/HOST/hosts.toml; --registry-config PATH names another",
-	"reproducible":                "set SOURCE_DATE_EPOCH in the environment",
-	"rewrite-timestamp":           "set SOURCE_DATE_EPOCH in the environment",
-	"security-opt":                "use RUN --security=insecure in the Dockerfile and --allow security.insecure",
-	"skip-tls-verify":             "use --insecure-registry HOST, or --ca FILE",
-	"skip-tls-verify-pull":        "use --insecure-registry HOST, or --ca FILE",
-	"source-date-epoch":           "set SOURCE_DATE_EPOCH in the environment",
-	"squash":                      "a last stage with FROM scratch and COPY --from=STAGE / / has one layer",
-	"storage-driver":              "use --snapshotter, and --root for the directory",
-	"tar-path":                    "use -o type=docker,dest=FILE",
-	"tarPath":                     "use -o type=docker,dest=FILE",
-	"timestamp":                   "set SOURCE_DATE_EPOCH in the environment",
-	"tls-verify":                  "use --insecure-registry HOST, or --ca FILE",
-	"variant":                     "use --platform OS/ARCH[/VARIANT]",
-	"verbosity":                   "use --progress, and --debug",
-	"volume":                      "use RUN --mount=type=bind,from=NAME and --build-context NAME=DIRECTORY, or --cache-mount",
+	"all-platforms":                   "--platform A,B names them",
+	"arch":                            "use --platform OS/ARCH[/VARIANT]",
+	"authfile":                        "credentials are read from $DOCKER_CONFIG/config.json; builder login writes them",
+	"build-arg-file":                  "repeat --build-arg NAME=VALUE",
+	"cache-dir":                       "the store keeps base images and steps; --root says where it is",
+	"cache-repo":                      "use --cache-from REF --cache-to type=registry,ref=REF,mode=max",
+	"cache-ttl":                       "builder prune --keep-duration forgets what is older",
+	"cap-add":                         "RUN has docker's capabilities; RUN --security=insecure with --allow security.insecure has all",
+	"cap-drop":                        "RUN has docker's capabilities; the Dockerfile's command may drop some with setpriv",
+	"cert-dir":                        "use --ca FILE, or --registry-config DIRECTORY",
+	"cgroup-parent":                   "use --memory, --cpus and --pids-limit",
+	"cgroupns":                        "every RUN has namespaces of its own",
+	"compression-format":              "use -o type=image,push=true,compression=gzip, zstd or uncompressed",
+	"compression-level":               "use -o type=image,push=true,compression-level=NUMBER",
+	"context":                         "the context is the argument: builder build DIRECTORY, archive or git URL",
+	"context-sub-path":                "name the directory below the context: DIRECTORY/SUB, or #REF:SUB behind a git URL",
+	"cpu-period":                      "use --cpus NUMBER, which is quota divided by period",
+	"cpu-quota":                       "use --cpus NUMBER, which is quota divided by period",
+	"cpu-shares":                      "use --cpus NUMBER",
+	"cpuset-cpus":                     "use --cpus NUMBER, or start builder with taskset",
+	"cpuset-mems":                     "start builder with numactl",
+	"credential-helpers":              "helpers are read from $DOCKER_CONFIG/config.json",
+	"creds":                           "use builder login first",
+	"custom-platform":                 "use --platform OS/ARCH[/VARIANT]",
+	"destination":                     "use -t REGISTRY/NAME[:TAG] --push",
+	"device":                          "use RUN --device=NAME in the Dockerfile and --allow device=NAME",
+	"digest-file":                     "use --metadata-file FILE, which has containerimage.digest",
+	"dns":                             "RUN asks the resolvers of this machine's /etc/resolv.conf; --add-host NAME:IP names a host",
+	"dns-option":                      "RUN asks the resolvers of this machine's /etc/resolv.conf; --add-host NAME:IP names a host",
+	"dns-search":                      "RUN asks the resolvers of this machine's /etc/resolv.conf; --add-host NAME:IP names a host",
+	"dockerfile":                      "use -f FILE",
+	"env":                             "use ENV in the Dockerfile, or ARG and --build-arg",
+	"force-compression":               "use -o type=image,push=true,force-compression=true",
+	"from":                            "use --build-context NAME=docker-image://REF, which stands for NAME in every FROM",
+	"git":                             "use --build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=1 to keep .git",
+	"hostname":                        "use --build-arg BUILDKIT_SANDBOX_HOSTNAME=NAME",
+	"http-proxy":                      "use --build-arg HTTP_PROXY, and so on for each variable",
+	"ignorefile":                      "name it DOCKERFILE.dockerignore, beside the Dockerfile",
+	"image-name-tag-with-digest-file": "use --metadata-file FILE, which has image.name and containerimage.digest",
+	"image-name-with-digest-file":     "use --metadata-file FILE, which has image.name and containerimage.digest",
+	"insecure":                        "use --insecure-registry HOST",
+	"insecure-pull":                   "use --insecure-registry HOST",
+	"invoke":                          "use --keep-failed NAME, then builder run -it NAME sh",
+	"ipc":                             "every RUN has namespaces of its own",
+	"label-file":                      "repeat --label NAME=VALUE",
+	"log-format":                      "use --progress plain or rawjson",
+	"logfile":                         "use --progress plain and 2>FILE",
+	"manifest":                        "use --platform A,B and -t NAME: several platforms make an index",
+	"memory-swap":                     "use --memory SIZE, which allows no swap beside it",
+	"no-push":                         "leave it out: only --push pushes",
+	"no-push-cache":                   "leave it out: only --cache-to writes a cache",
+	"oci-layout-path":                 "use -o type=oci,tar=false,dest=DIRECTORY",
+	"os":                              "use --platform OS/ARCH[/VARIANT]",
+	"pid":                             "every RUN has namespaces of its own",
+	"print":                           "use --call outline or --call targets",
+	"registry-certificate":            "use --ca FILE",
+	"registry-client-cert":            "client certificates are read from certs.d/HOST; --registry-config PATH names another",
+	"registry-map":                    "mirrors are read from registries.conf or certs.d/HOST/hosts.toml; --registry-config PATH names another",
+	"registry-mirror":                 "mirrors are read from registries.conf or certs.d/HOST/hosts.toml; --registry-config PATH names another",
+	"reproducible":                    "set SOURCE_DATE_EPOCH in the environment",
+	"rewrite-timestamp":               "set SOURCE_DATE_EPOCH in the environment",
+	"sbom-image-output":               "use --sbom=true, or builder sbom IMAGE afterwards",
+	"sbom-output":                     "use --sbom=true, or builder sbom IMAGE afterwards",
+	"sbom-scanner-command":            "use --sbom=true, or builder sbom IMAGE afterwards",
+	"sbom-scanner-image":              "use --sbom=true, or builder sbom IMAGE afterwards",
+	"security-opt":                    "use RUN --security=insecure in the Dockerfile and --allow security.insecure",
+	"sign-by":                         "sign what was pushed with cosign; --metadata-file has its digest",
+	"signature-policy":                "use --policy FILE",
+	"skip-tls-verify":                 "use --insecure-registry HOST, or --ca FILE",
+	"skip-tls-verify-pull":            "use --insecure-registry HOST, or --ca FILE",
+	"source-date-epoch":               "set SOURCE_DATE_EPOCH in the environment",
+	"squash":                          "a last stage with FROM scratch and COPY --from=STAGE / / has one layer",
+	"storage-driver":                  "use --snapshotter, and --root for the directory",
+	"tar-path":                        "use -o type=docker,dest=FILE",
+	"tarPath":                         "use -o type=docker,dest=FILE",
+	"timestamp":                       "set SOURCE_DATE_EPOCH in the environment",
+	"tls-verify":                      "use --insecure-registry HOST, or --ca FILE",
+	"unsetenv":                        "use ENV NAME= in the Dockerfile, which leaves it empty",
+	"unsetlabel":                      "use --label NAME=, which leaves it empty",
+	"userns":                          "every RUN has namespaces of its own",
+	"userns-gid-map":                  "the ids are those of /etc/subgid",
+	"userns-uid-map":                  "the ids are those of /etc/subuid",
+	"uts":                             "every RUN has namespaces of its own",
+	"variant":                         "use --platform OS/ARCH[/VARIANT]",
+	"verbosity":                       "use --progress, and --debug",
+	"volume":                          "use RUN --mount=type=bind,from=NAME and --build-context NAME=DIRECTORY, or --cache-mount",
+}
+
+// insteadOf says the same of the flags of other commands than build.
+var insteadOf = map[string]string{
+	"du filter":      "builder prune --all --dry-run lists every piece",
+	"du verbose":     "builder prune --all --dry-run lists every piece",
+	"images filter":  "builder images NAME lists those of one name, builder prune removes those without",
+	"inspect format": "it prints JSON, of which jq takes parts",
+	"push all-tags":  "name each tag",
+	"run detach":     "builder run tries an image; docker or podman runs services",
+	"run env-file":   "repeat -e NAME=VALUE",
+	"run mount":      "use -v HOST:PATH[:ro]",
+	"run name":       "nothing of a run is kept, so it needs no name; leave it out",
+	"run privileged": "builder run has the sandbox of RUN",
+	"run publish":    "use --network host",
+}
+
+// letters are short flags of docker, buildah and kaniko, by the long ones that they mean there.
+var letters = map[string]map[string]string{
+	"build":   {"d": "destination", "e": "env", "v": "volume"},
+	"inspect": {"f": "format"},
+	"images":  {"f": "filter"},
+	"push":    {"a": "all-tags"},
+	"run":     {"d": "detach", "p": "publish"},
 }
 
 // foreignCommands says the same of commands.
@@ -113,6 +170,7 @@ var foreignCommands = map[string]string{
 	"debug":      "use builder build --keep-failed NAME, then builder run -it NAME sh",
 	"export":     "use builder build -o type=tar,dest=FILE",
 	"from":       "write a Dockerfile; builder build runs it",
+	"history":    "what a build printed is not kept; use --progress plain and 2>FILE",
 	"image":      "use builder images, inspect, history, tag, rmi, push, pull, save or load",
 	"imagetools": "builder inspect shows an image, builder push oci-layout://DIR sends an index",
 	"import":     "use FROM scratch and ADD FILE.tar /",
@@ -135,14 +193,21 @@ func flagError(c *cobra.Command, err error) error {
 		return unknownCommand(c, words)
 	}
 	flag := unknown.GetSpecifiedName()
-	if len(flag) == 1 {
-		return usageError{err}
-	}
 	if c.Name() == "build" && slices.Contains(needless, flag) {
 		return usagef("unknown flag: --%s; it changes nothing here, leave it out", flag)
 	}
-	if hint := instead[flag]; c.Name() == "build" && hint != "" {
-		return usagef("unknown flag: --%s; %s", flag, hint)
+	long := cmp.Or(letters[c.Name()][flag], flag)
+	if hint := instead[long]; c.Name() == "build" && hint != "" {
+		return usagef("%w; %s", err, hint)
+	}
+	if hint := insteadOf[c.Name()+" "+long]; hint != "" {
+		return usagef("%w; %s", err, hint)
+	}
+	if hint := instead[flag]; !c.HasParent() && hint != "" { // as kaniko's executor, which has no commands
+		return usagef("%w; with builder build: %s", err, hint)
+	}
+	if len(flag) == 1 {
+		return usageError{err}
 	}
 	var names []string
 	c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })

@@ -32,6 +32,7 @@ func newImages(g *global) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print the IDs only")
+	c.Flags().VarPF(always{}, "all", "a", "list all images; always so").NoOptDefVal = "true"
 	c.Flags().BoolVar(&f.whole, "no-trunc", false, "show whole IDs")
 	c.Flags().StringVar(&f.format, "format", "table", "`table` or json")
 	return c

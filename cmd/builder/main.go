@@ -132,6 +132,9 @@ func report(w io.Writer, err error) {
 	if errors.As(err, &place) && place.Excerpt != "" {
 		fmt.Fprintln(w, strings.TrimRight(place.Excerpt, "\n"))
 	}
+	if errors.Is(err, syscall.ENOSPC) {
+		fmt.Fprintln(w, "A disk is full: df -h and df -i show which; builder prune --all frees what the store holds beside images.")
+	}
 	if errors.As(err, new(usageError)) {
 		fmt.Fprintln(w, "Run 'builder --help' or 'builder COMMAND --help' for usage.")
 	}

@@ -87,6 +87,7 @@ func newLoad(g *global) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return runLoad(c.Context(), g, f) },
 	}
 	c.Flags().StringVarP(&f.input, "input", "i", "-", "`file` to read, - for standard input")
+	c.Flags().VarPF(always{}, "quiet", "q", "print the result only; always so").NoOptDefVal = "true"
 	c.Flags().StringVar(&f.platform, "platform", "", "`os/arch[/variant]` to take from an index (default this machine's)")
 	return c
 }
