@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -24,7 +25,10 @@ import (
 type Key digest.Digest
 
 // Cache is a folder of entries. Any number of processes may share it.
-type Cache struct{ dir string }
+type Cache struct {
+	dir   string
+	noted sync.Map // the files of entries whose use this process has noted; true
+}
 
 // Miss says why there is no entry.
 type Miss struct{ Reason string }
@@ -125,10 +129,17 @@ func (c *Cache) SetLast(slot string, key Key) error {
 func (c *Cache) Recall(name string, v any) error {
 	err := c.load(noteKind, name, v)
 	if err == nil {
-		now := time.Now()
-		_ = os.Chtimes(c.path(noteKind, name), now, now) // that it was used is a hint for who removes what is old
+		c.noteUse(c.path(noteKind, name))
 	}
 	return err
+}
+
+// noteUse tells by an entry's mtime, once a process, that it was used: a hint for who removes what is old.
+func (c *Cache) noteUse(path string) {
+	if _, done := c.noted.LoadOrStore(path, true); !done {
+		now := time.Now()
+		_ = os.Chtimes(path, now, now)
+	}
 }
 
 // Remember keeps a small thing that is costly to find out again: a digest, a server's

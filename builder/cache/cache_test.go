@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"builder/builder/cache"
 	"builder/oci/layer"
@@ -277,6 +278,31 @@ func TestRemember(t *testing.T) {
 	}
 	if err := c.Recall("http://x", &got); err != nil || got != want {
 		t.Fatalf("got %+v, %v", got, err)
+	}
+}
+
+// TestUseIsNotedOnce by a process: the time of the first Recall stays.
+func TestUseIsNotedOnce(t *testing.T) {
+	c, _ := open(t)
+	if err := c.Remember("x", 1); err != nil {
+		t.Fatal(err)
+	}
+	notes, err := c.Notes()
+	if err != nil || len(notes) != 1 {
+		t.Fatal(notes, err)
+	}
+	for i, noted := range []bool{true, false} {
+		old := time.Now().Add(-time.Hour)
+		if err := os.Chtimes(notes[0], old, old); err != nil {
+			t.Fatal(err)
+		}
+		var v int
+		if err := c.Recall("x", &v); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := os.Stat(notes[0]); err != nil || st.ModTime().After(old.Add(time.Minute)) != noted {
+			t.Errorf("use %d: noted at %v, %v", i, st.ModTime(), err)
+		}
 	}
 }
 
