@@ -86,7 +86,7 @@ func (e *export) stream(ctx context.Context, w io.Writer) error {
 	if e.Type == "docker" {
 		return archive.Write(ctx, w, archive.Docker, src, entries)
 	}
-	attached, err := e.store.attach(ctx, src, e.img, e.ManifestOptions)
+	attached, err := e.store.attach(ctx, e.img, desc)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (e *export) layout(ctx context.Context) error {
 	if err := oci.Copy(ctx, dst, src, desc, oci.CopyOptions{OnBlob: show(e.ui)}); err != nil {
 		return err
 	}
-	attached, err := e.store.attach(ctx, src, e.img, e.ManifestOptions)
+	attached, err := e.store.attach(ctx, e.img, desc)
 	if err != nil {
 		return err
 	}

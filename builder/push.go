@@ -87,7 +87,7 @@ func (p *Push) Finish(ctx context.Context, img *Image) (oci.Descriptor, error) {
 	desc, err := p.store.manifest(ctx, src, img, p.o, p.layers(src))
 	var attached []oci.Descriptor
 	if err == nil {
-		attached, err = p.store.attach(ctx, src, img, p.o)
+		attached, err = p.store.attach(ctx, img, desc)
 	}
 	if err == nil {
 		err = p.send(ctx, src, desc, attached...)

@@ -52,25 +52,25 @@ func (i *Image) predicates(name string) ([]attest.Predicate, error) {
 	return all, nil
 }
 
-// attach makes the artifacts that say of an image what is to be said; their parts are in
-// the store then.
-func (s *Store) attach(ctx context.Context, src oci.Source, img *Image, o ManifestOptions) ([]oci.Descriptor, error) {
+// attach makes the artifacts that say of an image what is to be said, which leaves the store under the manifest or index
+// that desc names; their parts are in the store then.
+func (s *Store) attach(ctx context.Context, img *Image, desc oci.Descriptor) ([]oci.Descriptor, error) {
+	subjects, err := s.subjects(ctx, img, desc)
+	if err != nil {
+		return nil, err
+	}
 	var out []oci.Descriptor
-	for _, one := range img.All() {
+	for i, one := range img.All() {
 		predicates, err := one.predicates(img.shown())
 		if err != nil || len(predicates) == 0 {
 			return nil, err
 		}
-		subject, err := s.manifestOf(ctx, src, one, o, nil)
-		if err != nil {
-			return nil, err
-		}
 		for _, p := range predicates {
-			data, err := p.Marshal(attest.Resource{Name: img.shown(), Digest: attest.DigestSet(subject.Digest)})
+			data, err := p.Marshal(attest.Resource{Name: img.shown(), Digest: attest.DigestSet(subjects[i].Digest)})
 			if err != nil {
 				return nil, err
 			}
-			d, err := s.putArtifact(ctx, subject, attest.Document{MediaType: attest.MediaType, Predicate: p.Type, Data: data})
+			d, err := s.putArtifact(ctx, subjects[i], attest.Document{MediaType: attest.MediaType, Predicate: p.Type, Data: data})
 			if err != nil {
 				return nil, err
 			}
@@ -78,6 +78,14 @@ func (s *Store) attach(ctx context.Context, src oci.Source, img *Image, o Manife
 		}
 	}
 	return out, nil
+}
+
+// subjects are the manifests of an image's platforms, in the order of All, which is that of the index that was made of them.
+func (s *Store) subjects(ctx context.Context, img *Image, desc oci.Descriptor) ([]oci.Descriptor, error) {
+	if len(img.Others) == 0 {
+		return []oci.Descriptor{desc}, nil
+	}
+	return oci.Children(ctx, s.blobs, desc)
 }
 
 // putArtifact keeps a document and the manifest that attaches it.
