@@ -30,9 +30,7 @@ func keyring() error {
 // chdir goes to a directory of the tree. Links of /proc that lead to open descriptors are not followed: behind one
 // there could be a directory of the host. That the kernel names the place by a path from the root is checked after.
 func chdir(name string) error {
-	fd, err := unix.Openat2(unix.AT_FDCWD, name, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openAt(unix.AT_FDCWD, name, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_MAGICLINKS)
 	switch err {
 	case nil:
 	case unix.ENOENT:
