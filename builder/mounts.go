@@ -256,7 +256,11 @@ func (m *mounts) useCaches(ctx context.Context, wanted []plan.Mount) ([]*cachemo
 			if err != nil {
 				return nil, err
 			}
-			req.Seed, req.SeedPath = tree, w.Source
+			sum, err := m.b.mountSum(ctx, w)
+			if err != nil {
+				return nil, err
+			}
+			req.Seed, req.SeedPath, req.Begin = tree, w.Source, string(sum)
 		}
 		requests = append(requests, req)
 	}

@@ -21,7 +21,7 @@ import (
 // ErrInUse is that of Remove when somebody uses the cache.
 var ErrInUse = errors.New("in use")
 
-// Cache is what List tells about one.
+// Cache is what List tells about all caches of one id, whatever they began with.
 type Cache struct {
 	ID       string
 	Slots    int
@@ -29,7 +29,7 @@ type Cache struct {
 	LastUsed time.Time // the begin or the end of the last use, whichever came later
 }
 
-var slotForm = regexp.MustCompile(`^([0-9a-f]{64})\.[0-9]+$`)
+var slotForm = regexp.MustCompile(`^([0-9a-f]{64})(?:-[0-9a-f]{16}|-restored)?\.[0-9]+$`)
 
 // slots calls fn with the name and the hash of every slot.
 func (s *Store) slots(fn func(name, hash string) error) error {
@@ -83,7 +83,7 @@ func (s *Store) List() ([]Cache, error) {
 	return list, err
 }
 
-// Remove removes a cache. The error is ErrInUse when somebody uses it, after all slots that nobody uses were removed, and
+// Remove removes all caches of an id. The error is ErrInUse when somebody uses it, after all slots that nobody uses were removed, and
 // fs.ErrNotExist when there is none.
 func (s *Store) Remove(id string) error {
 	found := false

@@ -7,48 +7,79 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"builder/builder/lease"
 
 	"golang.org/x/sys/unix"
 )
 
-// gate takes the draft of a slot. Whoever has it is the only one who may make, keep or replace the slot, and those who find
-// the slot locked meanwhile wait instead of going on to a further one: it is soon free.
-func (s *Store) gate(ctx context.Context, r *Request, slot string) (*draft, error) {
-	return takeDraft(ctx, r, gatePath(slot))
+// gate takes the draft of an id. Whoever has it is the only one who may make, keep or replace slots of its caches, and
+// those who find a slot locked meanwhile wait instead of going on to a further one: it is soon free.
+func (s *Store) gate(ctx context.Context, r *Request) (*draft, error) {
+	return takeDraft(ctx, r, s.gatePath(r.ID))
 }
 
-func gatePath(slot string) string {
-	return filepath.Join(filepath.Dir(slot), draftPrefix+filepath.Base(slot))
-}
+func (s *Store) gatePath(id string) string { return filepath.Join(s.dir, draftPrefix+hash(id)) }
 
 // kept tells whether a slot that is locked may be so by Keep or Replace. A draft that a dead process left makes it true for
 // nothing, and then one waits for the slot's user, no more.
-func kept(slot string) bool {
-	_, err := os.Lstat(gatePath(slot))
+func (s *Store) kept(id string) bool {
+	_, err := os.Lstat(s.gatePath(id))
 	return err == nil
 }
 
+// latest is the first slot of that of an id's caches which was used last; "" when there is none.
+func (s *Store) latest(id string) (slot string, err error) {
+	var used time.Time
+	err = s.slots(func(name, of string) error {
+		if of != hash(id) || !strings.HasSuffix(name, ".0") {
+			return nil
+		}
+		dir := filepath.Join(s.dir, name)
+		if info, err := os.Stat(dir); err == nil && (slot == "" || info.ModTime().After(used)) {
+			slot, used = dir, info.ModTime()
+		}
+		return nil
+	})
+	return slot, err
+}
+
 // Keep takes a cache that is there for itself until the Mount is closed: whoever wants to use it waits. fs.ErrNotExist when
-// there is none. Of a private cache it is the first slot.
+// there is none. Of those that began with different things it is the one used last, of a private cache the first slot.
 func (s *Store) Keep(ctx context.Context, id string, waiting func(string)) (*Mount, error) {
-	slot, r := s.slot(hash(id), 0), &Request{ID: id, Waiting: waiting}
-	d, err := s.gate(ctx, r, slot)
+	m, err := s.keep(ctx, &Request{ID: id, Waiting: waiting})
 	if err != nil {
 		return nil, fmt.Errorf("cache mount %q: %w", id, err)
 	}
-	lock, err := waitDir(ctx, r, slot, unix.LOCK_EX)
+	return m, nil
+}
+
+func (s *Store) keep(ctx context.Context, r *Request) (*Mount, error) {
+	d, err := s.gate(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	slot, err := s.latest(r.ID)
+	if slot == "" && err == nil {
+		err = fs.ErrNotExist
+	}
+	var lock *os.File
+	if err == nil {
+		lock, err = waitDir(ctx, r, slot, unix.LOCK_EX)
+	}
 	if err != nil {
 		d.discard()
-		return nil, fmt.Errorf("cache mount %q: %w", id, err)
+		return nil, err
 	}
 	return &Mount{Path: filepath.Join(slot, "fs"), slot: slot, lock: lock, gate: d}, nil
 }
 
 // Replace gives a cache the content that fill puts into an empty directory, in the place of what it had, which may be
 // nothing. It waits until nobody uses the cache. Whoever wants to use it meanwhile has the old content or all of the
-// new; an error of fill leaves the old. Of a private cache only the first slot is replaced.
+// new; an error of fill leaves the old. It is the cache that Keep would take; when there is none, the new content is for
+// whoever uses one first, whatever that should begin with.
 func (s *Store) Replace(ctx context.Context, id string, waiting func(string), fill func(dir string) error) error {
 	err := s.replace(ctx, &Request{ID: id, Sharing: Locked, Waiting: waiting}, fill)
 	if err != nil {
@@ -58,8 +89,7 @@ func (s *Store) Replace(ctx context.Context, id string, waiting func(string), fi
 }
 
 func (s *Store) replace(ctx context.Context, r *Request, fill func(dir string) error) error {
-	slot := s.slot(hash(r.ID), 0)
-	d, err := s.gate(ctx, r, slot)
+	d, err := s.gate(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -71,8 +101,15 @@ func (s *Store) replace(ctx context.Context, r *Request, fill func(dir string) e
 	if err := fillSlot(ctx, r, fresh, fill); err != nil {
 		return err
 	}
+	slot, err := s.latest(r.ID)
+	if err != nil {
+		return err
+	}
+	if slot == "" {
+		return os.Rename(fresh, s.restored(r.ID))
+	}
 	lock, err := waitDir(ctx, r, slot, unix.LOCK_EX)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
 		return os.Rename(fresh, slot)
 	}
 	if err != nil {

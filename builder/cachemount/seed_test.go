@@ -100,6 +100,57 @@ func TestSeedOfAStack(t *testing.T) {
 	}
 }
 
+// TestAnotherSeedIsAnotherCache of the same id: each keeps its own content, and all go together.
+func TestAnotherSeedIsAnotherCache(t *testing.T) {
+	s, _ := open(t)
+	seeded := func(begin string) cachemount.Request {
+		tree := t.TempDir()
+		must(t, os.WriteFile(filepath.Join(tree, begin), nil, 0o644))
+		return cachemount.Request{ID: "x", Seed: overlay.Stack{tree}, Begin: begin, Sharing: cachemount.Locked}
+	}
+	one, two, none := seeded("one"), seeded("two"), cachemount.Request{ID: "x"}
+	mounts, err := s.UseAll(t.Context(), []cachemount.Request{two, one, none})
+	must(t, err)
+	for i, begin := range []string{"two", "one", ""} {
+		for _, name := range []string{"one", "two"} {
+			if has(mounts[i], name) != (name == begin) {
+				t.Errorf("the cache that began with %q: %s is there: %v", begin, name, has(mounts[i], name))
+			}
+		}
+		must(t, mounts[i].Close())
+	}
+	write(t, mounts[1], "kept")
+	if again := use(t, s, one); !has(again, "kept") || has(again, "two") {
+		t.Error("a cache is not found again")
+	} else {
+		must(t, again.Close())
+	}
+	if list, err := s.List(); err != nil || len(list) != 1 || list[0].Slots != 3 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	k, err := s.Keep(t.Context(), "x", nil)
+	must(t, err)
+	if !has(k, "kept") {
+		t.Error("not the one used last is kept")
+	}
+	must(t, k.Close())
+	must(t, s.Remove("x"))
+}
+
+// TestRestoredIsForTheFirst has a cache that was restored before any use serve a request with a seed, once.
+func TestRestoredIsForTheFirst(t *testing.T) {
+	s, _ := open(t)
+	must(t, s.Replace(t.Context(), "x", nil, put("restored")))
+	tree := t.TempDir()
+	never := func(context.Context, string) (bool, error) { t.Error("asked elsewhere"); return false, nil }
+	if got := both(t, use(t, s, cachemount.Request{ID: "x", Seed: overlay.Stack{tree}, Begin: "one"})); got != "restored" {
+		t.Errorf("the first has %q", got)
+	}
+	if got := both(t, use(t, s, cachemount.Request{ID: "x", Seed: overlay.Stack{tree}, Begin: "two", Restore: never})); got != "" {
+		t.Errorf("another one has %q", got)
+	}
+}
+
 func TestSeedOnlyWhenNew(t *testing.T) {
 	s, _ := open(t)
 	tree := t.TempDir()

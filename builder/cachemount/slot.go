@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"builder/builder/lease"
 	"builder/overlay"
@@ -17,11 +18,12 @@ import (
 // draftPrefix marks directories that are no slots.
 const draftPrefix = "draft-"
 
-// create makes the slot at dir. Whoever wants the same one meanwhile waits, so that a seed is copied once.
+// create makes the slot at dir, of what was restored if nobody has that yet. Whoever wants the same one meanwhile waits, so
+// that a seed is copied once.
 //
 // The lock is on the draft and the slot inside it: the slot is not locked when it appears.
 func (s *Store) create(ctx context.Context, r *Request, dir string) error {
-	d, err := s.gate(ctx, r, dir)
+	d, err := s.gate(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -29,7 +31,13 @@ func (s *Store) create(ctx context.Context, r *Request, dir string) error {
 	if _, err := os.Lstat(dir); err == nil {
 		return nil
 	}
+	if err := os.Rename(s.restored(r.ID), dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err := empty(d.dir); err != nil {
+		return err
+	}
+	if err := s.dropRestore(r); err != nil {
 		return err
 	}
 	fresh := filepath.Join(d.dir, "new")
@@ -37,6 +45,17 @@ func (s *Store) create(ctx context.Context, r *Request, dir string) error {
 		return err
 	}
 	return os.Rename(fresh, dir)
+}
+
+// dropRestore makes a cache begin anew when there is one of the same id that began with something else: so may have what is
+// kept elsewhere, where an id is all that is known.
+func (s *Store) dropRestore(r *Request) error {
+	return s.slots(func(name, of string) error {
+		if of == hash(r.ID) && !strings.HasPrefix(name, r.name()+".") {
+			r.Restore = nil
+		}
+		return nil
+	})
 }
 
 // fill makes a whole slot in the new directory slot.

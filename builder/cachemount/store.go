@@ -1,9 +1,11 @@
 // Package cachemount keeps directories that commands share and that outlive them: the contents of cache mounts.
 //
-//	mounts/HASH.N/      slot N of a cache, named by the sha256 of the cache's id; flock: in use; mtime: last use
-//	mounts/HASH.N/id    the id, which proves itself by HASH
-//	mounts/HASH.N/fs    the directory that commands see
-//	mounts/draft-…/     what is being made or removed; flock: by whom
+//	mounts/HASH.N/          slot N of a cache, named by the sha256 of the cache's id; flock: in use; mtime: last use
+//	mounts/HASH.N/id        the id, which proves itself by HASH
+//	mounts/HASH.N/fs        the directory that commands see
+//	mounts/HASH-SEED.N/     the same of a cache that began with something, named by the sha256 of what that is called
+//	mounts/HASH-restored.0/ what Replace left for whoever uses the cache first, whatever that begins with
+//	mounts/draft-…/         what is being made or removed; flock: by whom
 //
 // A slot appears by one rename, whole, and goes away by one. All locks are flock on those directories, so that the
 // kernel drops them with a dead process; what it left unfinished is garbage for Sweep. A lock is worth something only
@@ -58,6 +60,9 @@ type Request struct {
 	// Without both a new slot is empty.
 	Seed     overlay.Stack
 	SeedPath string
+	// Begin says by any text what Seed holds: caches of one ID that begin with different things are different ones. ""
+	// if they begin with nothing.
+	Begin string
 	// Restore, unless nil, may fill the empty directory of a new slot, its own attributes and all, with what was kept
 	// elsewhere. If it returns false, what it left there is removed and the slot made as without it.
 	Restore func(ctx context.Context, dir string) (bool, error)
@@ -134,13 +139,13 @@ func (s *Store) Use(ctx context.Context, r Request) (*Mount, error) {
 func (s *Store) UseAll(ctx context.Context, requests []Request) ([]*Mount, error) {
 	byName := map[string]*Request{}
 	for _, r := range requests {
-		if known := byName[hash(r.ID)]; known == nil {
-			byName[hash(r.ID)] = &r
+		if known := byName[r.name()]; known == nil {
+			byName[r.name()] = &r
 		} else if strictness[r.Sharing] > strictness[known.Sharing] {
 			known.Sharing = r.Sharing
 		}
 	}
-	order := slices.SortedFunc(maps.Values(byName), func(a, b *Request) int { return cmp.Compare(hash(a.ID), hash(b.ID)) })
+	order := slices.SortedFunc(maps.Values(byName), func(a, b *Request) int { return cmp.Compare(a.name(), b.name()) })
 	taken := map[string]*Mount{}
 	for _, r := range order {
 		m, err := s.Use(ctx, *r)
@@ -150,11 +155,11 @@ func (s *Store) UseAll(ctx context.Context, requests []Request) ([]*Mount, error
 			}
 			return nil, err
 		}
-		taken[r.ID] = m
+		taken[r.name()] = m
 	}
 	mounts := make([]*Mount, len(requests))
 	for i, r := range requests {
-		mounts[i] = taken[r.ID]
+		mounts[i] = taken[r.name()]
 	}
 	return mounts, nil
 }
@@ -174,8 +179,8 @@ func (s *Store) use(ctx context.Context, r Request) (*Mount, error) {
 	}
 	var wait lease.Pause
 	for n := 0; ; {
-		dir := s.slot(hash(r.ID), n)
-		gated := kept(dir) // asked before too: it may be over when the lock has failed
+		dir := s.slot(r.name(), n)
+		gated := s.kept(r.ID) // asked before too: it may be over when the lock has failed
 		lock, err := lockDir(dir, how)
 		switch {
 		case err == nil:
@@ -184,7 +189,7 @@ func (s *Store) use(ctx context.Context, r Request) (*Mount, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			err = s.create(ctx, &r, dir)
 		case !errors.Is(err, unix.EWOULDBLOCK):
-		case r.Sharing != Locked && !gated && !kept(dir):
+		case r.Sharing != Locked && !gated && !s.kept(r.ID):
 			n, err = n+1, nil
 		default:
 			if wait == 0 {
@@ -203,9 +208,20 @@ func hash(id string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func (s *Store) slot(hash string, n int) string {
-	return filepath.Join(s.dir, hash+"."+strconv.Itoa(n))
+// name is what the slots of a request's cache are called, but for their number.
+func (r *Request) name() string {
+	if r.Begin == "" {
+		return hash(r.ID)
+	}
+	return hash(r.ID) + "-" + hash(r.Begin)[:16]
 }
+
+func (s *Store) slot(name string, n int) string {
+	return filepath.Join(s.dir, name+"."+strconv.Itoa(n))
+}
+
+// restored is where Replace puts what nobody has used yet.
+func (s *Store) restored(id string) string { return s.slot(hash(id)+"-restored", 0) }
 
 // touch notes that a slot is used now. It is a hint for who removes what is old, so a slot that goes away meanwhile or a
 // disk that is read-only do no harm.
