@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -158,6 +159,46 @@ func gone(told map[string]overlay.Change, path string) bool {
 		}
 	}
 	return false
+}
+
+// TestFlattenManyNames: a file that has as many names as the file system lets it have is copied, and the copy shared by the
+// names that come after.
+func TestFlattenManyNames(t *testing.T) {
+	tmp := t.TempDir()
+	dirs := mkdirs(t, tmp, "full", "shown", "flat")
+	one := filepath.Join(dirs[1], "one")
+	if err := os.WriteFile(one, []byte("text"), 0o751); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"three", "two"} {
+		if err := os.Link(one, filepath.Join(dirs[1], name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const most = 70_000 // ext4 has 65,000
+	for i := range most {
+		err := os.Link(one, filepath.Join(dirs[0], strconv.Itoa(i)))
+		if errors.Is(err, unix.EMLINK) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == most-1 {
+			t.Skip("this file system lets a file have as many names as one likes")
+		}
+	}
+	want := overlaytest.Describe(t, overlay.Stack{dirs[1]})
+	if err := overlay.Flatten(dirs[2], overlay.Stack{dirs[1]}); err != nil {
+		t.Fatal(err)
+	}
+	if d := overlaytest.Diff(overlaytest.Describe(t, overlay.Stack{dirs[2]}), want); d != "" {
+		t.Error(d)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(dirs[2], "one"), &st); err != nil || st.Nlink != 3 {
+		t.Errorf("the copy has %d names, not 3: %v", st.Nlink, err)
+	}
 }
 
 // TestChangesOfFlattened: that a tree is flattened, which gives its files more names, says nothing new of its layers.

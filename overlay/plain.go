@@ -121,7 +121,7 @@ func (c *treeCopier) put(f Place, n *Node) (err error) {
 		}
 		return c.fill(fd, at, n)
 	case unix.S_IFREG:
-		err = c.regular(f, n)
+		err = copyRegular(c.ctx, f, n, func(fd int) error { return c.note(fd, n) })
 	case unix.S_IFSOCK:
 		return nil
 	default:
@@ -133,7 +133,8 @@ func (c *treeCopier) put(f Place, n *Node) (err error) {
 	return nil
 }
 
-func (c *treeCopier) regular(f Place, n *Node) error {
+// copyRegular makes a regular file like n, and calls done with it as long as it is open.
+func copyRegular(ctx context.Context, f Place, n *Node, done func(fd int) error) error {
 	src, err := n.Open()
 	if err != nil {
 		return err
@@ -144,13 +145,13 @@ func (c *treeCopier) regular(f Place, n *Node) error {
 		return err
 	}
 	defer unix.Close(dst)
-	if err := CopyData(c.ctx, dst, int(src.Fd()), &n.Stat); err != nil {
+	if err := CopyData(ctx, dst, int(src.Fd()), &n.Stat); err != nil {
 		return err
 	}
 	if err := setMeta(dst, n); err != nil {
 		return err
 	}
-	return c.note(dst, n)
+	return done(dst)
 }
 
 // note remembers a copied file as it is now.
