@@ -27,7 +27,7 @@ func (f *attestFlags) register(c *cobra.Command) {
 	fl.Lookup("provenance").NoOptDefVal = "true"
 	fl.StringVar(&f.sbom, "sbom", "", "attach a list of the image's packages: `true`, false, format=spdx or format=cyclonedx; both where both are given")
 	fl.Lookup("sbom").NoOptDefVal = "true"
-	fl.StringArrayVar(&f.attest, "attest", nil, "`type=provenance|sbom,…` with what --provenance or --sbom take, or disabled=true")
+	fl.StringArrayVar(&f.attest, "attest", nil, "`statement`: type=provenance or type=sbom with what --provenance or --sbom take, or disabled=true")
 }
 
 // attested is what the flags ask for.

@@ -34,7 +34,7 @@ func newLock(g *global) *cobra.Command {
 	fl.StringArrayVar(&b.buildArgs, "build-arg", nil, "`NAME=VALUE` of an ARG, or NAME to take the value from the environment")
 	fl.StringArrayVar(&b.contexts, "build-context", nil, "`NAME=SOURCE` that stands for an image or a stage, which is not locked then")
 	fl.StringSliceVar(&b.platforms, "platform", nil, "`os/arch[/variant]` to lock for (default this machine's); several at once")
-	fl.StringArrayVar(&b.secrets, "secret", nil, "`id=ID[,src=FILE|env=NAME]`: what git and web servers want to see")
+	fl.StringArrayVar(&b.secrets, "secret", nil, "`secret` that git and web servers want to see: id=ID[,src=FILE|env=NAME]")
 	fl.StringArrayVar(&f.update, "update", nil, "ask anew for this `name` only, and keep what the file says of the others; may be repeated")
 	fl.BoolVar(&f.check, "check", false, "write nothing; exit status 1 if the file is not what it would be written as")
 	b.net.register(c)

@@ -61,6 +61,7 @@ func newRoot(s streams, calm func()) *cobra.Command {
 	c.AddCommand(newBuild(g), newLock(g), newCache(g), newRun(g), newImages(g), newInspect(g), newHistory(g), newTag(g), newRmi(g),
 		newPush(g), newPull(g), newSBOM(g), newSave(g), newLoad(g), newLogin(g), newLogout(g), newDu(g), newPrune(g), newCheck(g), newDoctor(g),
 		newVersion(g), newBuildx(g))
+	wrapHelp(c, s)
 	return c
 }
 
