@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -306,4 +307,21 @@ func (s *Store) pushForeign(ctx context.Context, from, to string, p *progress.Pr
 		return none, err
 	}
 	return desc, nil
+}
+
+// parts is all that a manifest or index names, at every depth.
+func parts(ctx context.Context, src oci.Source, root oci.Descriptor) ([]oci.Descriptor, error) {
+	children, err := oci.Children(ctx, src, root)
+	all := slices.Clone(children)
+	for _, d := range children {
+		if err != nil {
+			return nil, err
+		}
+		if oci.IsDocument(d.MediaType) {
+			var below []oci.Descriptor
+			below, err = parts(ctx, src, d)
+			all = append(all, below...)
+		}
+	}
+	return all, err
 }

@@ -222,3 +222,23 @@ func (s *Store) Root() string { return s.root }
 
 func (s *Store) memo() string { return filepath.Join(s.root, "memo") }
 func (s *Store) tmp() string  { return filepath.Join(s.root, "tmp") }
+
+// tempPrefix marks files that are being written.
+const tempPrefix = ".new-"
+
+// writeFile writes in another directory of the same file system and renames, so that a
+// reader meets the old file or the new.
+func writeFile(tmp, path string, b []byte) error {
+	f, err := os.CreateTemp(tmp, tempPrefix+"*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
