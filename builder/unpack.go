@@ -152,7 +152,7 @@ func unpackInto(in *inflow, l Layer, draft *snapshot.Draft) error {
 func unpackPlain(ctx context.Context, plain io.Reader, l Layer, draft *snapshot.Draft) error {
 	hash := l.DiffID.Algorithm().Hash()
 	tar := io.TeeReader(plain, hash)
-	if err := layer.UnpackLimited(ctx, tar, draft.Upper(), draft.Lower(), layer.LimitsFor(l.Blob.Size)); err != nil {
+	if err := layer.Unpack(ctx, tar, draft.Upper(), draft.Lower(), layer.LimitsFor(l.Blob.Size)); err != nil {
 		return err
 	}
 	// What follows the end of the archive is part of the digest too.

@@ -88,7 +88,7 @@ func benchUnpack(b *testing.B, encoded []byte, size int64) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := Unpack(context.Background(), r, dir, nil); err != nil {
+		if err := Unpack(context.Background(), r, dir, nil, Limits{}); err != nil {
 			b.Fatal(err)
 		}
 		r.Close()

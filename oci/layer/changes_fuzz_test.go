@@ -15,10 +15,10 @@ func FuzzChanges(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		needRoot(t)
 		low, up := t.TempDir(), t.TempDir()
-		if err := Unpack(t.Context(), bytes.NewReader(lower), low, nil); err != nil {
+		if err := Unpack(t.Context(), bytes.NewReader(lower), low, nil, Limits{}); err != nil {
 			t.Fatal(err)
 		}
-		if Unpack(t.Context(), bytes.NewReader(data), up, overlay.Stack{low}) != nil {
+		if Unpack(t.Context(), bytes.NewReader(data), up, overlay.Stack{low}, Limits{}) != nil {
 			return
 		}
 		if err := overlay.Changes(t.Context(), up, overlay.Stack{low}, func(overlay.Change) error { return nil }); err != nil {

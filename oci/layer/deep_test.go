@@ -59,7 +59,7 @@ func TestBeyondPathMax(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	if err := Unpack(t.Context(), bytes.NewReader(want), dir, nil); err != nil {
+	if err := Unpack(t.Context(), bytes.NewReader(want), dir, nil, Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	same(dir)

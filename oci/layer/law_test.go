@@ -88,7 +88,7 @@ func law(t *testing.T, seed uint64) {
 		upper := change(t, filepath.Join(tmp, fmt.Sprint(layer)), lower, random)
 		b, packed := pack(t, upper, lower, Times{})
 		next := mkdirs(t, tmp, fmt.Sprintf("%d/unpacked", layer))[0]
-		if err := Unpack(context.Background(), bytes.NewReader(b), next, unpacked); err != nil {
+		if err := Unpack(context.Background(), bytes.NewReader(b), next, unpacked, Limits{}); err != nil {
 			t.Fatalf("%v\n%s", err, random.Log())
 		}
 		lower, unpacked = append(overlay.Stack{upper}, lower...), append(overlay.Stack{next}, unpacked...)
@@ -130,7 +130,7 @@ func checkTree(t *testing.T, tmp, plain string, s overlay.Stack) {
 	t.Helper()
 	dirs := mkdirs(t, tmp, "whole", "gnu")
 	b, _ := packTree(t, s, Times{})
-	if err := Unpack(context.Background(), bytes.NewReader(b), dirs[0], nil); err != nil {
+	if err := Unpack(context.Background(), bytes.NewReader(b), dirs[0], nil, Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	want := overlaytest.Describe(t, overlay.Stack{plain})

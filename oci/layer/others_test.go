@@ -154,7 +154,7 @@ func TestBombs(t *testing.T) {
 		"zeros behind the end": {io.MultiReader(bytes.NewReader(rawTar()), endlessZeros{}), small, "larger than it may be"},
 		"zeros in a file":      {io.MultiReader(bytes.NewReader(block{kind: '0', name: "f", size: "77777777777\x00"}.bytes()), endlessZeros{}), small, "more than"},
 	} {
-		if err := UnpackLimited(t.Context(), c.tar, t.TempDir(), nil, c.limits); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := Unpack(t.Context(), c.tar, t.TempDir(), nil, c.limits); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -175,7 +175,7 @@ func TestStrangeTars(t *testing.T) {
 	taken := 0
 	for name, data := range strangeTars() {
 		dir := t.TempDir()
-		ours, err := listed(dir+"/ours", func(to string) error { return Unpack(t.Context(), bytes.NewReader(data), to, nil) })
+		ours, err := listed(dir+"/ours", func(to string) error { return Unpack(t.Context(), bytes.NewReader(data), to, nil, Limits{}) })
 		gnu, gnuErr := listed(dir+"/gnu", func(to string) error { return piped(data, "tar", "-C", to, "-xpf", "-") })
 		if err == nil {
 			taken++

@@ -53,7 +53,7 @@ func TestRecordsKeepOwnersAndDevices(t *testing.T) {
 	}
 	b := ownedLayer(t)
 	dir := mkdirs(t, t.TempDir(), "a/fs")[0]
-	if err := Unpack(context.Background(), bytes.NewReader(b), dir, nil); err != nil {
+	if err := Unpack(context.Background(), bytes.NewReader(b), dir, nil, Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	again, _ := pack(t, dir, nil, Times{})

@@ -26,13 +26,8 @@ import (
 // root, a root that is no directory, hard links to what is not in the tree, whiteouts of nothing sensible, and types
 // that no file has. Of two entries of one name the last counts. Attributes that overlayfs keeps for itself are dropped.
 //
-// An error leaves dir half filled and names the entry.
-func Unpack(ctx context.Context, r io.Reader, dir string, lower overlay.Stack) error {
-	return UnpackLimited(ctx, r, dir, lower, Limits{})
-}
-
-// UnpackLimited is Unpack within limits. Going beyond one is an error.
-func UnpackLimited(ctx context.Context, r io.Reader, dir string, lower overlay.Stack, limits Limits) error {
+// An error leaves dir half filled and names the entry. Going beyond one of the limits is one.
+func Unpack(ctx context.Context, r io.Reader, dir string, lower overlay.Stack, limits Limits) error {
 	u, err := newUnpacker(ctx, dir, lower, limits)
 	if err != nil {
 		return fmt.Errorf("unpack: %w", err)

@@ -95,7 +95,7 @@ func (h *host) unpackAll(t testing.TB, layers ...[]*tar.Header) (overlay.Stack, 
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = Unpack(t.Context(), bytes.NewReader(makeTar(t, entries...)), dir, s)
+		err = Unpack(t.Context(), bytes.NewReader(makeTar(t, entries...)), dir, s, Limits{})
 		s = append(overlay.Stack{dir}, s...)
 		if err != nil && i < len(layers)-1 {
 			t.Fatal(err)
@@ -297,7 +297,7 @@ func TestUnpackLies(t *testing.T) {
 	w.Write([]byte("few"))
 	lie := buf.Bytes()
 	dir := t.TempDir()
-	err := Unpack(t.Context(), bytes.NewReader(lie), dir, nil)
+	err := Unpack(t.Context(), bytes.NewReader(lie), dir, nil, Limits{})
 	if !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), `"big"`) {
 		t.Error(err)
 	}
@@ -307,14 +307,14 @@ func TestUnpackLies(t *testing.T) {
 		"no data":           makeTar(t, fileEntry("a"))[:512],
 		"no end of archive": makeTar(t, fileEntry("a"))[:1024],
 	} {
-		err := Unpack(t.Context(), bytes.NewReader(b), t.TempDir(), nil)
+		err := Unpack(t.Context(), bytes.NewReader(b), t.TempDir(), nil, Limits{})
 		if (err == nil) != (what == "no end of archive") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Unpack(ctx, bytes.NewReader(lie), dir, nil); !errors.Is(err, context.Canceled) {
+	if err := Unpack(ctx, bytes.NewReader(lie), dir, nil, Limits{}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -325,7 +325,7 @@ func TestUnpackLimits(t *testing.T) {
 	for limits, ok := range map[Limits]bool{
 		{}: true, {MaxEntries: 3}: true, {MaxEntries: 2}: false, {MaxBytes: 6}: true, {MaxBytes: 5}: false,
 	} {
-		err := UnpackLimited(t.Context(), bytes.NewReader(b), t.TempDir(), nil, limits)
+		err := Unpack(t.Context(), bytes.NewReader(b), t.TempDir(), nil, limits)
 		if (err == nil) != ok {
 			t.Errorf("%+v: %v", limits, err)
 		}
@@ -336,7 +336,7 @@ func TestUnpackLimits(t *testing.T) {
 func TestUnpackReadsAll(t *testing.T) {
 	needRoot(t)
 	r := bytes.NewReader(append(makeTar(t, fileEntry("a")), make([]byte, 1<<20)...))
-	if err := Unpack(t.Context(), r, t.TempDir(), nil); err != nil || r.Len() > 0 {
+	if err := Unpack(t.Context(), r, t.TempDir(), nil, Limits{}); err != nil || r.Len() > 0 {
 		t.Error(err, r.Len())
 	}
 }
@@ -363,7 +363,7 @@ func TestUnpackSparse(t *testing.T) {
 	}
 	w.Close()
 	dir := t.TempDir()
-	if err := Unpack(t.Context(), &buf, dir, nil); err != nil {
+	if err := Unpack(t.Context(), &buf, dir, nil, Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(dir + "/a"); err != nil || !bytes.Equal(got, data) {
@@ -395,7 +395,7 @@ func FuzzUnpack(f *testing.F) {
 			}
 		}
 		dir := mkdirs(t, h.dir, "dir")[0]
-		UnpackLimited(t.Context(), bytes.NewReader(b), dir, overlay.Stack{lower}, Limits{MaxBytes: 1 << 20, MaxEntries: 100})
+		Unpack(t.Context(), bytes.NewReader(b), dir, overlay.Stack{lower}, Limits{MaxBytes: 1 << 20, MaxEntries: 100})
 		if entries, err := os.ReadDir(h.dir); err != nil || len(entries) != 3 {
 			t.Errorf("something appeared beside the layer: %v %v", entries, err)
 		}

@@ -33,7 +33,7 @@ func FuzzWhiteouts(f *testing.F) {
 		for i, part := range strings.Split(text, "\n--\n") {
 			b, ok := tarOfText(part)
 			dir := mkdirs(t, h.dir, fmt.Sprint(i))[0]
-			if !ok || Unpack(t.Context(), bytes.NewReader(b), dir, stack) != nil {
+			if !ok || Unpack(t.Context(), bytes.NewReader(b), dir, stack, Limits{}) != nil {
 				return
 			}
 			again := unpackedAgain(t, filepath.Join(h.dir, fmt.Sprintf("%d.again", i)), dir, stack)
@@ -53,7 +53,7 @@ func unpackedAgain(t *testing.T, dir, upper string, lower overlay.Stack) string 
 		t.Fatal(err)
 	}
 	b, _ := pack(t, upper, lower, Times{})
-	if err := Unpack(t.Context(), bytes.NewReader(b), dir, lower); err != nil {
+	if err := Unpack(t.Context(), bytes.NewReader(b), dir, lower, Limits{}); err != nil {
 		t.Fatalf("what was packed cannot be unpacked: %v\n%s", err, strings.Join(list(t, b), "\n"))
 	}
 	return dir

@@ -60,15 +60,3 @@ func (r Ref) Reference() string {
 	}
 	return r.Tag
 }
-
-// String puts the parts together again.
-func (r Ref) String() string {
-	s := Scheme + r.Dir
-	if r.Tag != "" {
-		s += ":" + r.Tag
-	}
-	if r.Digest != "" {
-		s += "@" + r.Digest.String()
-	}
-	return s
-}

@@ -163,19 +163,6 @@ func Logout(ctx context.Context, host string, o Options) error {
 	return nil
 }
 
-// Ping asks a registry, with the credentials there are, whether it lets us in.
-func Ping(ctx context.Context, host string, o Options) error {
-	r, err := registryOnly(host, o)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if err := r.ping(ctx); err != nil {
-		return r.explain("reach", "", err)
-	}
-	return nil
-}
-
 // registryOnly is a Repo for a registry of which no repository is meant.
 func registryOnly(host string, o Options) (*Repo, error) {
 	switch host {
