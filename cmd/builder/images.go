@@ -77,7 +77,7 @@ func runImages(ctx context.Context, g *global, f *imagesFlags) error {
 
 func checkFormat(format string) error {
 	if format != "table" && format != "json" {
-		return usagef("--format %s: it must be table or json", format)
+		return usagef("--format %s: it must be table or json, which jq reads", format)
 	}
 	return nil
 }
