@@ -154,7 +154,11 @@ func oneIDHint(output []string) string {
 	if !looks || err != nil || ids.Why == "" {
 		return ""
 	}
-	return "commands have one id here, as " + ids.Why + ": chown and setuid to another one fail with \"Invalid argument\"; apt-get needs -oAPT::Sandbox::User=root"
+	fails := "setuid to another one fails"
+	if sandbox.CheckOwners() != nil {
+		fails = "chown and setuid to another one fail"
+	}
+	return "commands have one id here, as " + ids.Why + ": " + fails + " with \"Invalid argument\"; apt-get needs -oAPT::Sandbox::User=root"
 }
 
 // Unwrap returns how the command ended.

@@ -263,8 +263,5 @@ func empty(dir string) error {
 	for _, e := range entries {
 		err = errors.Join(err, os.RemoveAll(path.Join(dir, e.Name())))
 	}
-	if rmErr := os.Remove(dir + recordsSuffix); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
-		err = errors.Join(err, rmErr)
-	}
-	return err
+	return errors.Join(err, removeSide(dir+recordsSuffix))
 }

@@ -77,6 +77,8 @@ func (r *run) message(kind byte, data []byte, file *os.File) error {
 		return nil
 	case kind == child.ReportTerminal && file != nil:
 		return r.stdio.serveTerminal(r, file)
+	case kind == child.ReportNotes:
+		return r.takeNotes(data)
 	case kind == child.ReportExit && len(data) == 4:
 		status := syscall.WaitStatus(binary.LittleEndian.Uint32(data))
 		r.exit = &status

@@ -55,6 +55,7 @@ func (r *run) copyRoot(lower overlay.Stack) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	r.tree = c.dir
 	r.collect = func(ctx context.Context) error {
 		if r.spec.Upper == "" {
 			return nil

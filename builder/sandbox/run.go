@@ -12,6 +12,7 @@ import (
 
 	"builder/builder/sandbox/cgroup"
 	"builder/builder/sandbox/child"
+	"builder/overlay"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,6 +52,9 @@ type run struct {
 	stdio   stdio
 	copies  []*treeCopy
 	collect func(context.Context) error // brings home what the command changed in the copy of its tree; nil for none
+	tree    string                      // the directory of that copy
+	noted   string                      // the directory beside which owners of the command's files are noted; "" for none
+	notes   []overlay.Note              // those owners
 	cleanup []func() error
 
 	exit  *syscall.WaitStatus
@@ -118,6 +122,9 @@ func (r *run) run(ctx context.Context) error {
 	if err := r.makeCopies(ctx); err != nil {
 		return err
 	}
+	if ops, err = r.answerOwners(ops); err != nil {
+		return err
+	}
 	if err := r.limit(); err != nil {
 		return err
 	}
@@ -128,8 +135,10 @@ func (r *run) run(ctx context.Context) error {
 		return err
 	}
 	err = r.wait(ctx)
-	failed := r.spec.KeepFailed && errors.As(err, new(*ExitError))
-	if r.collect == nil || err != nil && !failed {
+	if failed := r.spec.KeepFailed && errors.As(err, new(*ExitError)); err != nil && !failed {
+		return err
+	}
+	if err = errors.Join(err, r.keepNotes(ctx)); r.collect == nil {
 		return err
 	}
 	return errors.Join(err, r.collect(ctx))

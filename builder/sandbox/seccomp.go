@@ -68,13 +68,7 @@ var seccompFilter = sync.OnceValues(func() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}
-	var b []byte
-	for _, in := range prog {
-		b = binary.NativeEndian.AppendUint16(b, in.Code)
-		b = append(b, in.Jt, in.Jf)
-		b = binary.NativeEndian.AppendUint32(b, in.K)
-	}
-	return b, nil
+	return prog.bytes(), nil
 })
 
 func defaultProfile() (*specs.LinuxSeccomp, error) {
@@ -157,6 +151,16 @@ const (
 const maxProgram = 4096
 
 type program []unix.SockFilter
+
+// bytes are the program as an array of struct sock_filter.
+func (p program) bytes() (b []byte) {
+	for _, in := range p {
+		b = binary.NativeEndian.AppendUint16(b, in.Code)
+		b = append(b, in.Jt, in.Jf)
+		b = binary.NativeEndian.AppendUint32(b, in.K)
+	}
+	return b
+}
 
 // compile makes the program: for each architecture a block that ends in a return, behind a test for it.
 func compile(p *specs.LinuxSeccomp, arches []architecture) (program, error) {

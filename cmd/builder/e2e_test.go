@@ -108,15 +108,16 @@ type project struct {
 	// how many steps stay cached then.
 	source, old, new string
 	above            int
-	// oneID says that it can be built where commands have no other id than root's.
-	oneID bool
 }
 
 var projects = []project{
 	{name: "go-service", flags: goFlags(), source: "main.go", old: "package main", new: "package main // changed", above: 10},
-	{name: "python-app", flags: []string{"--build-arg", "APT_OPTIONS=-oAPT::Sandbox::User=root"}, oneID: true, source: "recipes.yaml", old: "flour", new: "rye flour", above: 3},
-	{name: "node-app", source: "server.js", old: "which span?", new: "what span?", above: 7},
+	{name: "python-app", flags: aptFlags, source: "recipes.yaml", old: "flour", new: "rye flour", above: 3},
+	{name: "node-app", flags: aptFlags, source: "server.js", old: "which span?", new: "what span?", above: 7},
 }
+
+// aptFlags are for users to whose commands no other id can be given.
+var aptFlags = []string{"--build-arg", "APT_OPTIONS=-oAPT::Sandbox::User=root"}
 
 func goFlags() []string {
 	root := goEnv("GOROOT")
@@ -167,9 +168,6 @@ func TestProjects(t *testing.T) {
 		projectsAsUsers(t, digests)
 	}
 	for _, p := range projects {
-		if !p.oneID && os.Getenv(userVariable) == oneID {
-			continue
-		}
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			testProject(t, p, base, filepath.Join(digests, p.name))
@@ -183,9 +181,7 @@ func projectsAsUsers(t *testing.T, digests string) {
 		u := newOrdinaryUser(t, kind)
 		t.Cleanup(func() {
 			for _, p := range projects {
-				if p.oneID || kind == manyIDs {
-					sameFiles(t, filepath.Join(digests, p.name), filepath.Join(u.dir, "tmp", p.name))
-				}
+				sameFiles(t, filepath.Join(digests, p.name), filepath.Join(u.dir, "tmp", p.name))
 			}
 		})
 		t.Run(kind, func(t *testing.T) {

@@ -129,6 +129,10 @@ COPY --from=data /srv /again
 COPY --from=data --chown=1:2 /dev /devices
 ADD tree.tar /added
 `
+	ownerText = ownersText + `RUN useradd -u 3000 -m app && chown -R app:app /srv && chown 65534 /srv/a && rm -f /etc/*- /var/log/*log
+RUN mv /srv/link /srv/moved && cp -a /srv /copied && chmod 6755 /srv/made && chown 7:8 /srv/made && install -o 9 -g 10 /srv/a /installed
+RUN tar -C / -cf /t.tar srv && mkdir /out && tar --same-owner -xf /t.tar -C /out && rm /t.tar && find /srv /out /etc -printf '%U:%G %m %p\n' | sort >/seen
+`
 	chownText = ownersText + `RUN useradd -u 3000 -m app && chown -R app:app /srv && chown 65534 /srv/a && rm -f /etc/*- /var/log/*log
 USER app
 RUN id -u >~/id && cp ~/id ~/copy && chmod 600 ~/copy
@@ -142,7 +146,7 @@ func TestDigestsAsUser(t *testing.T) {
 		t.Skip("long; needs a Debian base image (testdata/setup.sh)")
 	}
 	t.Parallel()
-	for kind, text := range map[string]string{manyIDs: chownText, oneID: ownersText} {
+	for kind, text := range map[string]string{manyIDs: chownText, oneID: ownerText} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel() // each takes its turns at copying on the disk and at waiting
 			u := newOrdinaryUser(t, kind)

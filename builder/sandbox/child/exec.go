@@ -53,17 +53,24 @@ func chdir(name string) error {
 // seccomp loads a filter for this thread, without no_new_privs: set-user-ID programs have to work, and the thread still
 // has CAP_SYS_ADMIN. SPEC_ALLOW leaves speculation as it is for other programs, as container runtimes do.
 func seccomp(filter []byte) error {
+	_, err := LoadFilter(filter, 0)
+	return err
+}
+
+// LoadFilter loads a filter for this thread. Flags are SECCOMP_FILTER_FLAG_ flags beside SPEC_ALLOW; the descriptor is that
+// of the listener they ask for.
+func LoadFilter(filter []byte, flags uintptr) (int, error) {
 	n := len(filter) / unix.SizeofSockFilter
 	if n == 0 || n > 1<<16-1 {
-		return fmt.Errorf("a program of %d instructions", n)
+		return -1, fmt.Errorf("a program of %d instructions", n)
 	}
 	prog := unix.SockFprog{Len: uint16(n), Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(filter)))}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW|flags,
 		uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
-		return errno
+		return -1, errno
 	}
-	return nil
+	return int(fd), nil
 }
 
 // dropCaps bounds what the command can have. Its effective set follows at exec: for root the bounding set, for others
@@ -115,7 +122,9 @@ func (s *state) exec(op Exec) error {
 	if op.Forward {
 		go forward(signals, pid)
 	}
-	reportExit(reap(pid))
+	status := reap(pid)
+	s.reportNotes()
+	reportExit(status)
 	unix.Exit(0)
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"unsafe"
 
+	"builder/overlay"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -32,6 +34,7 @@ const (
 const (
 	ReportTun      = 't'
 	ReportTerminal = 'p'
+	ReportNotes    = 'o' // overlay.Notes that the command left, as AppendNotes writes them
 	ReportExit     = 'x' // four bytes: the command's wait status, little endian
 	ReportError    = 'e' // one byte: the exit code the error stands for, 0 for none; then its text
 )
@@ -113,7 +116,7 @@ func run(mounts []int) error {
 	if err != nil {
 		return err
 	}
-	s := &state{scratch: -1, private: -1, root: -1, terminal: -1, null: -1, mounts: mounts}
+	s := &state{scratch: -1, private: -1, root: -1, terminal: -1, null: -1, upper: -1, mounts: mounts}
 	for _, op := range ops {
 		if err := s.do(op); err != nil {
 			return err
@@ -166,7 +169,9 @@ type state struct {
 	root     int    // the tree's root directory
 	terminal int    // the command's side of its terminal
 	null     int    // a null device, verified
-	mounts   []int  // what the parent has mounted, attached nowhere yet
+	upper    int    // the tree's upper directory
+	notes    *overlay.Notes
+	mounts   []int // what the parent has mounted, attached nowhere yet
 }
 
 // do is the one switch over all ops.
@@ -188,6 +193,8 @@ func (s *state) do(op Op) error {
 		return wrap("mount /"+op.Target, s.mount(op))
 	case Bind:
 		return wrap("mount /"+op.Target, s.bind(op))
+	case Owners:
+		return wrap("answer for owners", s.owners(op))
 	case Locked:
 		return wrap("make locked directory", s.locked())
 	case File:

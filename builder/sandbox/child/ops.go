@@ -13,6 +13,8 @@
 // following links. Linux 5.12 or newer is required.
 package child
 
+import "builder/overlay"
+
 // Op is one thing to do. The set is closed; see kinds.
 type Op interface{ op() }
 
@@ -168,6 +170,34 @@ type Rlimit struct {
 	Soft, Hard uint64
 }
 
+// Owners answers the calls of the command that set or tell owners, so that ids which the user namespace lacks are noted
+// (overlay.Notes). Filter is the program that stops at Calls, Notes what is known before. Its place is behind Pivot.
+type Owners struct {
+	Filter []byte
+	Calls  []Call
+	Notes  []overlay.Note
+}
+
+// Verbs of a Call.
+const (
+	VerbChown uint8 = iota + 1
+	VerbStat
+	VerbStatx
+	VerbKeep // it may copy a link up
+)
+
+// Call is a system call and where its arguments are; NoArg stands for one that it does not have. Always are flags that it
+// has without saying so. Value is the new owner's place, or the result's.
+type Call struct {
+	Arch, Number            uint32
+	Verb                    uint8
+	Dir, Path, Flags, Value uint8
+	Always                  uint32
+}
+
+// NoArg is the place of an argument that a call does not have.
+const NoArg = 0xff
+
 // Exec runs the command and ends the sandbox with it. It is the last op. With Forward the command gets the signals that
 // the first process gets.
 type Exec struct {
@@ -181,7 +211,7 @@ type Exec struct {
 // kinds are all ops; an op's place here stands for its type on the wire.
 var kinds = []Op{
 	Private{}, CgroupNS{}, Keyring{}, Loopback{}, Tun{}, MountTree{}, Mount{}, Bind{}, File{}, Device{}, Node{}, Mkdir{}, Symlink{},
-	Mask{}, ReadOnly{}, Terminal{}, Hostname{}, Pivot{}, Chdir{}, Seccomp{}, Caps{}, Exec{}, Locked{},
+	Mask{}, ReadOnly{}, Terminal{}, Hostname{}, Pivot{}, Chdir{}, Seccomp{}, Caps{}, Exec{}, Locked{}, Owners{},
 }
 
 func (Private) op()   {}
@@ -207,3 +237,4 @@ func (Seccomp) op()   {}
 func (Caps) op()      {}
 func (Exec) op()      {}
 func (Locked) op()    {}
+func (Owners) op()    {}

@@ -84,9 +84,20 @@ func (s *state) mountTree(op MountTree) error {
 	}
 	if op.Root {
 		s.root = fd
-		return nil
+		return s.openUpper(op.Upper)
 	}
 	return unix.Close(fd)
+}
+
+// openUpper keeps the tree's upper directory at hand for Owners.
+func (s *state) openUpper(dir string) (err error) {
+	if dir == "" {
+		return nil
+	}
+	if s.upper, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open upper directory: %w", err)
+	}
+	return nil
 }
 
 // mountAt mounts m, or the directory plain if there is one, at the new directory at.

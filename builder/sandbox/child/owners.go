@@ -1,0 +1,338 @@
+package child
+
+import (
+	"encoding/binary"
+	"fmt"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"unsafe"
+
+	"builder/overlay"
+
+	"golang.org/x/sys/unix"
+)
+
+// Nothing about safety depends on what is answered here: the kernel has decided what a command may do before, and
+// whatever is not clear goes on to it (SECCOMP_USER_NOTIF_FLAG_CONTINUE), which then knows root for the owner of all.
+
+// notification and answer are struct seccomp_notif and seccomp_notif_resp.
+type notification struct {
+	id         uint64
+	pid, flags uint32
+	nr         int32
+	arch       uint32
+	_          uint64
+	args       [6]uint64
+}
+
+type answered struct {
+	id    uint64
+	val   int64
+	error int32
+	flags uint32
+}
+
+// supervisor is what its threads share.
+type supervisor struct {
+	listener int
+	proc     int // /proc
+	root     int // of the sandbox
+	rootID   unix.Statx_t
+	calls    map[uint64]Call
+	notes    *overlay.Notes
+	idle     atomic.Int32
+	threads  atomic.Int32
+}
+
+// maxThreads bounds how many calls wait for files at once; a file system that a command serves itself may need a second.
+const maxThreads = 32
+
+// owners starts the threads that answer. They are not under the filter: only this thread and what it forks is.
+func (s *state) owners(op Owners) (err error) {
+	v := &supervisor{calls: map[uint64]Call{}, notes: &overlay.Notes{}}
+	for _, c := range op.Calls {
+		v.calls[uint64(c.Arch)<<32|uint64(c.Number)] = c
+	}
+	if v.proc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return err
+	}
+	if v.root, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return err
+	}
+	if err := unix.Statx(v.root, "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_MNT_ID, &v.rootID); err != nil {
+		return err
+	}
+	v.notes.Add(op.Notes)
+	if s.upper >= 0 {
+		v.notes.Upper = s.inUpper
+	}
+	s.notes = v.notes
+	if v.listener, err = Listen(op.Filter); err != nil {
+		return err
+	}
+	v.thread()
+	return nil
+}
+
+// Listen loads a filter for this thread and returns its listener.
+func Listen(filter []byte) (int, error) {
+	fd, err := LoadFilter(filter, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+	if err == unix.EINVAL { // before Linux 5.19
+		fd, err = LoadFilter(filter, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+	}
+	if err == nil {
+		// From Linux 6.6 on caller and thread then take turns on one processor, which is much faster.
+		unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+	}
+	return fd, err
+}
+
+// inUpper describes a file of the tree as it lies in the upper directory.
+func (s *state) inUpper(fd int, st *unix.Statx_t) error {
+	name, err := readLink(unix.AT_FDCWD, fdPath(fd))
+	if err != nil {
+		return err
+	}
+	at, err := unix.Openat2(s.upper, "."+name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	return unix.Statx(at, "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, st)
+}
+
+func readLink(dir int, name string) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(dir, name, buf)
+	return string(buf[:max(n, 0)]), err
+}
+
+// thread starts one more thread.
+func (v *supervisor) thread() {
+	if v.threads.Add(1) > maxThreads {
+		v.threads.Add(-1)
+		return
+	}
+	v.idle.Add(1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_FS); err != nil { // it takes callers' root directories
+			report(ReportError, errorReport(wrap("answer for owners", err)))
+			unix.Exit(125)
+		}
+		for {
+			v.next()
+		}
+	}()
+}
+
+// next answers one call.
+func (v *supervisor) next() {
+	var n notification
+	if !v.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)) {
+		return // the caller was killed, or a signal came
+	}
+	if v.idle.Add(-1) == 0 {
+		v.thread()
+	}
+	a := answered{id: n.id}
+	c := &call{supervisor: v, notification: &n, Call: v.calls[uint64(n.arch)<<32|uint64(uint32(n.nr))]}
+	if done, err := c.do(); !done {
+		a.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+	} else if errno, ok := err.(unix.Errno); ok {
+		a.error = -int32(errno)
+	} else if err != nil {
+		a.error = -int32(unix.EIO)
+	}
+	v.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a))
+	v.idle.Add(1)
+}
+
+func (v *supervisor) ioctl(request uintptr, arg unsafe.Pointer) bool {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(v.listener), request, uintptr(arg))
+	return errno == 0
+}
+
+// call is one call of a command.
+type call struct {
+	*supervisor
+	*notification
+	Call
+}
+
+// do answers the call, or leaves it to the kernel.
+func (c *call) do() (done bool, err error) {
+	if c.Verb == VerbKeep && c.notes.Empty() {
+		return false, nil
+	}
+	fd, err := c.file()
+	if err != nil {
+		return false, nil
+	}
+	defer unix.Close(fd)
+	switch c.Verb {
+	case VerbChown:
+		return c.chown(fd)
+	case VerbStat, VerbStatx:
+		return c.stat(fd)
+	case VerbKeep:
+		c.notes.Keep(fd)
+	}
+	return false, nil
+}
+
+func (c *call) waits() bool { return c.ioctl(unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&c.id)) }
+
+// foreign tells whether the caller is in a user namespace of its own making, whose ids are others.
+func (c *call) foreign() bool {
+	var own, its unix.Stat_t
+	return unix.Fstatat(c.proc, "self/ns/user", &own, 0) != nil || unix.Fstatat(c.proc, c.of("ns/user"), &its, 0) != nil || own.Ino != its.Ino
+}
+
+func (c *call) chown(fd int) (bool, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil || fs.Type == unix.PROC_SUPER_MAGIC || c.foreign() || !c.waits() {
+		return false, nil
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3, Pid: int32(c.pid)}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false, nil
+	}
+	if data[0].Effective&(1<<unix.CAP_CHOWN) == 0 {
+		return true, unix.EPERM
+	}
+	return true, c.notes.Chown(fd, uint32(c.args[c.Value]), uint32(c.args[c.Value+1]))
+}
+
+func (c *call) stat(fd int) (bool, error) {
+	var st unix.Stat_t
+	if noted, err := c.notes.Stat(fd, &st); !noted || err != nil || c.foreign() || !c.waits() {
+		return false, nil
+	}
+	result := bytesOf(&st)
+	if c.Verb == VerbStatx {
+		var stx unix.Statx_t
+		flags := c.flags()&(unix.AT_STATX_FORCE_SYNC|unix.AT_STATX_DONT_SYNC) | unix.AT_EMPTY_PATH
+		if err := unix.Statx(fd, "", flags, int(uint32(c.args[3])), &stx); err != nil {
+			return true, err
+		}
+		stx.Uid, stx.Gid, stx.Mode = st.Uid, st.Gid, uint16(st.Mode)
+		stx.Rdev_major, stx.Rdev_minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
+		result = bytesOf(&stx)
+	}
+	local := []unix.Iovec{{Base: &result[0]}}
+	local[0].SetLen(len(result))
+	remote := []unix.RemoteIovec{{Base: uintptr(c.args[c.Value]), Len: len(result)}}
+	if n, err := unix.ProcessVMWritev(int(c.pid), local, remote, 0); err != nil || n != len(result) {
+		return true, unix.EFAULT
+	}
+	return true, nil
+}
+
+func bytesOf[T any](v *T) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v)) }
+
+// of is a file of the caller's directory in /proc.
+func (c *call) of(name string) string { return fmt.Sprintf("%d/%s", c.pid, name) }
+
+func (c *call) flags() int {
+	f := c.Always
+	if c.Flags != NoArg {
+		f |= uint32(c.args[c.Flags])
+	}
+	return int(f)
+}
+
+// file opens what the call is about, as the caller would find it.
+func (c *call) file() (int, error) {
+	name, flags := "", c.flags()
+	if c.Path != NoArg {
+		var err error
+		if name, err = c.text(c.args[c.Path]); err != nil {
+			return -1, err
+		}
+	}
+	if fd, ok := strings.CutPrefix(name, "/proc/self/fd/"); ok && flags&unix.AT_SYMLINK_NOFOLLOW == 0 && !strings.Contains(fd, "/") {
+		return c.open(c.proc, c.of("fd/"+fd))
+	}
+	if path.IsAbs(name) {
+		return c.look(unix.AT_FDCWD, name, flags)
+	}
+	from := "cwd"
+	if c.Dir != NoArg && int32(c.args[c.Dir]) != unix.AT_FDCWD {
+		from = fmt.Sprintf("fd/%d", int32(c.args[c.Dir]))
+	}
+	dir, err := c.open(c.proc, c.of(from))
+	if err != nil || name == "" && flags&unix.AT_EMPTY_PATH != 0 {
+		return dir, err
+	}
+	defer unix.Close(dir)
+	return c.look(dir, name, flags)
+}
+
+func (c *call) open(dir int, name string) (int, error) {
+	return unix.Openat(dir, name, unix.O_PATH|unix.O_CLOEXEC, 0)
+}
+
+// look opens a path below the caller's root directory. Links of /proc that lead to descriptors would be this process's.
+func (c *call) look(dir int, name string, flags int) (int, error) {
+	var root unix.Statx_t
+	if err := unix.Statx(c.proc, c.of("root"), 0, unix.STATX_INO|unix.STATX_MNT_ID, &root); err != nil {
+		return -1, err
+	}
+	if root.Ino != c.rootID.Ino || root.Mnt_id != c.rootID.Mnt_id {
+		if err := unix.Fchdir(c.proc); err != nil {
+			return -1, err
+		}
+		if err := unix.Chroot(c.of("root")); err != nil {
+			return -1, err
+		}
+		defer func() { unix.Fchdir(c.root); unix.Chroot(".") }()
+	}
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+	if flags&unix.AT_SYMLINK_NOFOLLOW != 0 {
+		how.Flags |= unix.O_NOFOLLOW
+	}
+	return unix.Openat2(dir, name, &how)
+}
+
+// text reads a path from the caller's memory. It may end where the memory does, so pages are asked for one by one.
+func (c *call) text(at uint64) (string, error) {
+	if at == 0 {
+		return "", nil
+	}
+	buf := make([]byte, unix.PathMax)
+	first := 4096 - int(at%4096)
+	remote := []unix.RemoteIovec{{Base: uintptr(at), Len: first}, {Base: uintptr(at) + uintptr(first), Len: len(buf) - first}}
+	local := []unix.Iovec{{Base: &buf[0]}}
+	local[0].SetLen(len(buf))
+	n, err := unix.ProcessVMReadv(int(c.pid), local, remote, 0)
+	if err != nil {
+		return "", err
+	}
+	end := slices.Index(buf[:n], 0)
+	if end < 0 {
+		return "", unix.ENAMETOOLONG
+	}
+	return string(buf[:end]), nil
+}
+
+// notesAtOnce are as many notes as a message holds.
+const notesAtOnce = 2000
+
+// reportNotes tells the parent what is noted when the command has ended.
+func (s *state) reportNotes() {
+	if s.notes == nil {
+		return
+	}
+	for some := range slices.Chunk(s.notes.List(), notesAtOnce) {
+		var b []byte
+		for _, n := range some {
+			b, _ = binary.Append(b, binary.LittleEndian, n)
+		}
+		report(ReportNotes, b)
+	}
+}
