@@ -97,6 +97,7 @@ type Listing struct {
 	chmod    mode
 	matches  []*entry // what the paths selected themselves, and the inline files
 	digested bool
+	first    map[*entry]*entry // of a file's further names: the one that they become links to
 }
 
 // List selects the files of a request. The error of a source that is not there is a *NotFoundError.

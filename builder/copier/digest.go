@@ -27,11 +27,12 @@ import (
 
 // Digest returns one digest for the selection, which covers the path of each file in its source (as named there, when a
 // link was followed) and all that the step reads of it: type, mode, owner, link target, device, extended attributes and
-// bytes, never its times. What the request overrides (Owner, an octal Chmod) is not part of it, nor is the owner of a
+// bytes, never its times; of a file that comes under several names all but the first are links to that one. What the request overrides (Owner, an octal Chmod) is not part of it, nor is the owner of a
 // file whose source is not Owned. Of a directory that a path named itself only its contents are copied, so nothing counts
 // of it but its being a directory. The order of sources does not matter.
 func (l *Listing) Digest(ctx context.Context) (digest.Digest, error) {
 	files := l.sorted()
+	l.first = firstNames(l.matches)
 	sums := &folder{files: files, early: map[int][]Content{}, hash: sha256.New()}
 	// Several goroutines: reading waits for the disk and hashing for the processor.
 	var next atomic.Int64
@@ -182,6 +183,9 @@ func (l *Listing) appendFile(b []byte, e *entry, from *opener) ([]byte, error) {
 		b = binary.LittleEndian.AppendUint32(b, e.owner.GID)
 	}
 	if e.isRegular() {
+		if first := l.first[e]; first != nil {
+			b = appendString(append(b, "link"...), first.path())
+		}
 		content, err := e.remembered(from)
 		if e.large && err == nil && !mayHaveXattrs(e.host()) {
 			e.detail().sum = &content

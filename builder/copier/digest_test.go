@@ -99,6 +99,24 @@ func TestDigestAcrossPlaces(t *testing.T) {
 	}
 }
 
+func TestDigestTellsLinks(t *testing.T) {
+	a, b := tree(t, "f d/f x", "f d/g x", "f d/h x"), tree(t, "f d/f x", "f d/h x")
+	check(t, os.Link(filepath.Join(b, "d/f"), filepath.Join(b, "d/g")))
+	linked := sumOf(t, Request{Sources: from(b, "d")})
+	if sumOf(t, Request{Sources: from(a, "d")}) == linked {
+		t.Error("two files have the digest of one with two names")
+	}
+	if sumOf(t, Request{Sources: from(a, "d/f", "d/g")}) != sumOf(t, Request{Sources: from(b, "d/f", "d/g")}) {
+		t.Error("names that different paths selected become files of their own, but have another digest")
+	}
+	check(t, os.Remove(filepath.Join(b, "d/h")))
+	check(t, os.Rename(filepath.Join(b, "d/g"), filepath.Join(b, "d/h")))
+	check(t, os.WriteFile(filepath.Join(b, "d/g"), []byte("x"), 0o644))
+	if sumOf(t, Request{Sources: from(b, "d")}) == linked {
+		t.Error("it does not matter which name is the link")
+	}
+}
+
 func TestDigestNamesFiles(t *testing.T) {
 	a := tree(t, "f d/f x", "f d/in/g y", "l d/l f", "l z d")
 	asked := 0

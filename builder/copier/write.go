@@ -71,20 +71,30 @@ func (t *target) write(ctx context.Context, top *dir, kids []*entry, twins map[*
 // findTwins finds the files that one of the entries has under several names.
 func findTwins(entries []*entry) map[*entry]*twin {
 	twins := map[*entry]*twin{}
+	for name, first := range firstNames(entries) {
+		t := twins[first]
+		if t == nil {
+			t = &twin{}
+			twins[first] = t
+		}
+		twins[name] = t
+	}
+	return twins
+}
+
+// firstNames returns the first name of each file that one of the entries has under several, by the others.
+func firstNames(entries []*entry) map[*entry]*entry {
+	first := map[*entry]*entry{}
 	for _, e := range entries {
 		names := map[inode][]*entry{}
 		e.gather(names)
 		for _, same := range names {
-			if len(same) < 2 {
-				continue
-			}
-			t := &twin{}
-			for _, name := range same {
-				twins[name] = t
+			for _, name := range same[1:] {
+				first[name] = same[0]
 			}
 		}
 	}
-	return twins
+	return first
 }
 
 // gather adds to names the regular files at and below e that have several.
