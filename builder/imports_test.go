@@ -64,13 +64,15 @@ var edges = map[string][]string{
 	"builder/sbom": {"overlay"},
 	// Judges images by what their place says of them.
 	"builder/policy": {"oci", "oci/name"},
+	// Where no download and no command's network may lead.
+	"builder/address": {},
 	// What comes from outside is put down as files of a tree.
-	"builder/source/outbound": {},
+	"builder/source/outbound": {"builder/address"},
 	"builder/source/web":      {"builder/source/outbound"},
 	"builder/source/git":      {"builder/source/outbound"},
 	"builder/source/tarball":  {"oci/layer", "overlay"},
 	// Parts of the sandbox that can be understood alone.
-	"builder/sandbox/*": {"overlay", "builder/sandbox/*"},
+	"builder/sandbox/*": {"overlay", "builder/sandbox/*", "builder/address"},
 
 	"builder": {"overlay", "snapshot", "snapshot/disk", "oci", "oci/*", "builder/*"},
 	"cmd/builder": {"builder", "builder/dockerfile", "builder/plan", "builder/policy", "builder/progress", "builder/sandbox", "builder/sbom", "builder/secret", "builder/sshagent",

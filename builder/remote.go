@@ -87,7 +87,7 @@ func webName(op *plan.HTTP) string { return "http " + op.URL }
 
 func (b *build) webRequest(op *plan.HTTP) web.Request {
 	return web.Request{
-		URL: op.URL, Checksum: op.Checksum, Name: op.Name, CA: b.store.net.CA,
+		URL: op.URL, Checksum: op.Checksum, Name: op.Name, CA: b.store.net.CA, NoLink: !op.Context,
 		Offline: b.store.net.Offline, UserAgent: b.store.net.UserAgent, Auth: web.Auth(b.auth("HTTP_AUTH", op.URL)),
 	}
 }

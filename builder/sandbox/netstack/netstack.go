@@ -2,8 +2,8 @@
 // each connection on through an ordinary socket of this process. No privilege and no change of the machine's network is
 // needed for that.
 //
-// What lies behind the device reaches what this process reaches, except the machine's own loopback interface,
-// link-local and multicast addresses: connections there are refused. Pings are not answered: an answer would say
+// What lies behind the device reaches what this process reaches, except the machine's own loopback interface, link-local
+// and multicast addresses and clouds' metadata services: connections there are refused. Pings are not answered: an answer would say
 // nothing about the host that was asked for. A gateway address answers DNS, see dns.go.
 //
 // The forwarders are written here, on gVisor's TCP/IP: those of gvisor-tap-vsock allow ten connects at a time, resolve
@@ -20,6 +20,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"builder/builder/address"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -205,20 +207,8 @@ func endpoint(a tcpip.Address, port uint16) netip.AddrPort {
 
 // forbidden tells whether an address is none that a connection is made to.
 func forbidden(a netip.Addr) bool {
-	if a = a.Unmap(); a.Is4() {
-		b := a.As4()
-		if b[0] == 0 || b[0] >= 224 { // "this host"; multicast, reserved and broadcast
-			return true
-		}
-	} else if compatible.Contains(a) {
-		return true
-	}
-	return !a.IsValid() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() ||
-		a == Gateway4 || a == Gateway6 || a == Guest4 || a == Guest6
+	return address.Of(a) != address.World || a == Gateway4 || a == Gateway6 || a == Guest4 || a == Guest6
 }
-
-// compatible are the long abandoned IPv6 addresses that contain an IPv4 address and nothing else.
-var compatible = netip.MustParsePrefix("::/96")
 
 // filter lets no pings in.
 type filter struct{ nested.Endpoint }

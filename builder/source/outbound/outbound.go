@@ -19,6 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"builder/builder/address"
 )
 
 // maxRedirects is what Go's client and most browsers allow, give or take.
@@ -37,12 +39,16 @@ type Options struct {
 	// Foreign tells that the first URL itself was found in something that came from outside: then it may lead to this
 	// machine no more than a redirect may.
 	Foreign bool
+	// NoLink tells that somebody else than the user chose the URL: it may be on this machine, but not lead to a
+	// link-local address or a cloud's metadata service.
+	NoLink bool
 }
 
 // Client makes the requests of one download. All of them begin at the same URL.
 type Client struct {
 	origin    *url.URL
 	foreign   bool
+	noLink    bool
 	transport *http.Transport
 	client    *http.Client
 	proxies   sync.Map     // host:port -> true, of the proxies used
@@ -58,7 +64,7 @@ const (
 
 // New returns a client for requests to origin. It opens nothing; Close it in the end.
 func New(origin *url.URL, o Options) *Client {
-	c := &Client{origin: origin, foreign: o.Foreign}
+	c := &Client{origin: origin, foreign: o.Foreign, noLink: o.NoLink}
 	if o.Foreign {
 		c.home.Store(elsewhere)
 	}
@@ -85,6 +91,9 @@ func New(origin *url.URL, o Options) *Client {
 // Do sends a request to the origin and follows redirects. Its URL holds no credentials; an Authorization header goes
 // no further than the origin's scheme, host and port. An error never holds a URL's credentials or query.
 func (c *Client) Do(req *http.Request) (*http.Response, error) {
+	if c.noLink && placeOfHost(req.URL.Hostname()) == address.Link { // also where a proxy would connect
+		return nil, fmt.Errorf("link-local address %s refused", req.URL.Host)
+	}
 	resp, err := c.client.Do(req)
 	if err == nil {
 		return resp, nil

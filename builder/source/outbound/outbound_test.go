@@ -38,6 +38,7 @@ func TestAddresses(t *testing.T) {
 		"mapped":               {"http://h/", false, []step{{"192.0.2.1:80", true}, {"[::ffff:127.0.0.1]:80", false}}},
 		"link-local":           {"http://h/", false, []step{{"169.254.169.254:80", false}, {"[fe80::1%25lo]:80", false}, {"224.0.0.1:80", false}}},
 		"link-local asked for": {"http://169.254.1.2/", false, []step{{"169.254.1.2:80", true}, {"169.254.169.254:80", false}}},
+		"metadata":             {"http://h/", false, []step{{"[fd00:ec2::254]:80", false}, {"[64:ff9b::a9fe:a9fe]:80", false}, {"168.63.129.16:80", false}}},
 		"foreign":              {"http://h/", true, []step{{"127.0.0.1:80", false}, {"192.0.2.1:80", true}}},
 		"foreign link-local":   {"http://169.254.1.2/", true, []step{{"169.254.1.2:80", false}}},
 		"private networks":     {"http://h/", true, []step{{"10.0.0.1:80", true}, {"[fd00::1]:80", true}}},

@@ -37,6 +37,8 @@ type Request struct {
 	Offline bool
 	// CA is trusted for https; nil is the system's authorities.
 	CA *x509.CertPool
+	// NoLink refuses link-local addresses, for a URL that the user did not choose; see outbound.Options.
+	NoLink bool
 	// Auth is sent to the URL's own scheme, host and port, and nowhere else.
 	Auth Auth
 	// MaxBytes bounds the file, as it is written; 0 is DefaultMaxBytes.
@@ -161,7 +163,7 @@ func (f *fetch) run(ctx context.Context) (*Result, error) {
 	case f.Offline:
 		return nil, outbound.ErrOffline
 	}
-	f.client = outbound.New(f.url, outbound.Options{CA: f.CA})
+	f.client = outbound.New(f.url, outbound.Options{CA: f.CA, NoLink: f.NoLink})
 	defer f.client.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
