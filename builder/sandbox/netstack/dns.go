@@ -127,12 +127,13 @@ func (n *Network) serveStreams(l *gonet.TCPListener) {
 		if err != nil {
 			return
 		}
-		if !n.enter() {
+		if !take(n.ctx, n.streams) || !n.enter() {
 			conn.Close()
 			return
 		}
 		go func() {
 			defer n.work.Done()
+			defer func() { <-n.streams }()
 			n.serveStream(conn.(*gonet.TCPConn))
 		}()
 	}

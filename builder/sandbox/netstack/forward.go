@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -20,6 +21,9 @@ import (
 const (
 	// maxConnects bounds the TCP connects under way at a time; more wait for the kernel's next SYN.
 	maxConnects = 1024
+	// maxStreams bounds the TCP connections at a time; more are made when others have ended. Each takes a socket and up
+	// to a few megabytes of this process, where no limit of the command's counts them.
+	maxStreams = 1024
 	// idle is after how long without a packet a UDP flow is forgotten; two minutes is RFC 4787's minimum.
 	idle = 2 * time.Minute
 )
@@ -37,6 +41,11 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer n.work.Done()
+	if !take(n.ctx, n.streams) {
+		r.Complete(true)
+		return
+	}
+	defer func() { <-n.streams }()
 	var d net.Dialer
 	outer, err := d.DialContext(n.ctx, "tcp", to.String())
 	if err != nil {
@@ -44,13 +53,46 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	var wq waiter.Queue
-	ep, tcpErr := r.CreateEndpoint(&wq)
+	ep, err := n.accept(r, &wq)
 	r.Complete(false)
-	if tcpErr != nil {
+	if err != nil {
 		outer.Close()
 		return
 	}
 	n.splice(gonet.NewTCPConn(&wq, ep), ep.Abort, outer.(*net.TCPConn))
+}
+
+// take takes a place among so many as there may be, or is false when the network is closed first.
+func take(ctx context.Context, places chan<- struct{}) bool {
+	select {
+	case places <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// accept answers a connection. gVisor's handshake goes on for a minute when the command is gone in the middle of it, and
+// hears of no context: it looks at its state when it is told that there is something to write, and gives up then.
+func (n *Network) accept(r *tcp.ForwarderRequest, wq *waiter.Queue) (tcpip.Endpoint, error) {
+	answered := make(chan struct{})
+	defer close(answered)
+	stop := context.AfterFunc(n.ctx, func() {
+		for again := time.Tick(10 * time.Millisecond); ; { // the first may come before the handshake listens
+			wq.Notify(waiter.WritableEvents)
+			select {
+			case <-again:
+			case <-answered:
+				return
+			}
+		}
+	})
+	defer stop()
+	ep, err := r.CreateEndpoint(wq)
+	if err != nil {
+		return nil, errors.New(err.String())
+	}
+	return ep, nil
 }
 
 // stream is a connection whose directions end one by one.

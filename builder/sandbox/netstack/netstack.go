@@ -61,6 +61,8 @@ type Network struct {
 	cancel context.CancelFunc
 	flows  chan struct{} // one token for each UDP flow
 
+	streams chan struct{} // one token for each TCP connection, those to the gateway too
+
 	mu     sync.Mutex
 	closed bool
 	work   sync.WaitGroup
@@ -71,7 +73,7 @@ const maxFlows = 1024
 
 // Start serves the tun device, and takes it over. Queries to the gateway go to the resolvers, in order of preference.
 func Start(tun *os.File, resolvers []netip.AddrPort) *Network {
-	n := &Network{tun: tun, idle: make(chan struct{}), dns: &resolver{servers: resolvers}, flows: make(chan struct{}, maxFlows)}
+	n := &Network{tun: tun, idle: make(chan struct{}), dns: &resolver{servers: resolvers}, flows: make(chan struct{}, maxFlows), streams: make(chan struct{}, maxStreams)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	go func() {
 		defer close(n.idle)
