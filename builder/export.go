@@ -239,8 +239,15 @@ func newDir(path string, write func() error) error {
 	return err
 }
 
-// WriteBeside makes the file at path whole or not at all.
+// WriteBeside makes the file at path whole or not at all. A device, a pipe or a link in /dev to an open file is written to.
 func WriteBeside(path string, write func(io.Writer) error) error {
+	if streams(path) {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if pathErr := new(fs.PathError); errors.As(err, &pathErr) { // whose path is one that nobody chose
 		err = fmt.Errorf("make a file in %s: %w", filepath.Dir(path), pathErr.Err)
@@ -256,4 +263,16 @@ func WriteBeside(path string, write func(io.Writer) error) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// streams tells whether path is nothing that another file may take the place of. Links elsewhere than in /dev are replaced:
+// whoever made one does not choose what is written to.
+func streams(path string) bool {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	abs, err := filepath.Abs(path)
+	return st.Mode()&(fs.ModeDevice|fs.ModeNamedPipe) != 0 ||
+		err == nil && st.Mode()&fs.ModeSymlink != 0 && strings.HasPrefix(abs, "/dev/") && !strings.HasPrefix(abs, "/dev/shm/")
 }
