@@ -61,7 +61,9 @@ var edges = map[string][]string{
 	// Words what is said of an image, as artifacts beside it.
 	"builder/attest": {"oci"},
 	// Lists what is in a tree, and words the list.
-	"builder/sbom": {"overlay"},
+	"builder/sbom": {"overlay", "builder/sbom/*"},
+	// Forms of files with packages in them: readers of bytes that know no tree.
+	"builder/sbom/*": {"builder/sbom/*"},
 	// Judges images by what their place says of them.
 	"builder/policy": {"oci", "oci/name"},
 	// Where no download and no command's network may lead.

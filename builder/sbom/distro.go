@@ -55,22 +55,3 @@ func (o OS) vendor(usual string) string {
 	}
 	return o.ID
 }
-
-// rpmPlaces are where rpm keeps its database, in its three forms.
-var rpmPlaces = []string{"rpmdb.sqlite", "Packages.db", "Packages"}
-
-// rpm tells of a database that is there: what is in it is not read.
-func (s *scan) rpm() error {
-	for _, dir := range []string{"usr/lib/sysimage/rpm/", "var/lib/rpm/"} {
-		for _, name := range rpmPlaces {
-			n, err := s.find(dir + name)
-			if n != nil {
-				s.note(dir + name + ": packages of rpm are not listed")
-			}
-			if n != nil || err != nil {
-				return err // the other place is a link to this one
-			}
-		}
-	}
-	return nil
-}

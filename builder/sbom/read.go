@@ -19,14 +19,22 @@ const (
 
 var errTooLarge = errors.New("it is too large to be one")
 
+// fits tells why a file is not to be opened: it is not regular, or larger than limit.
+func fits(n *overlay.Node, limit int64) error {
+	if !n.IsRegular() {
+		return errors.New("it is not a regular file")
+	}
+	if n.Stat.Size > limit {
+		return errTooLarge
+	}
+	return nil
+}
+
 // open opens a regular file that is no larger than limit. What the reader gives ends there too, whatever is written to
 // the file meanwhile.
 func open(n *overlay.Node, limit int64) (io.ReadCloser, error) {
-	if !n.IsRegular() {
-		return nil, errors.New("it is not a regular file")
-	}
-	if n.Stat.Size > limit {
-		return nil, errTooLarge
+	if err := fits(n, limit); err != nil {
+		return nil, err
 	}
 	f, err := n.OpenFile()
 	if err != nil {
@@ -36,6 +44,24 @@ func open(n *overlay.Node, limit int64) (io.ReadCloser, error) {
 		io.Reader
 		io.Closer
 	}{io.LimitReader(f, limit), f}, nil
+}
+
+// openAt is open for what is read here and there.
+func openAt(n *overlay.Node, limit int64) (*section, error) {
+	if err := fits(n, limit); err != nil {
+		return nil, err
+	}
+	f, err := n.Open()
+	if err != nil {
+		return nil, err
+	}
+	return &section{*io.NewSectionReader(f, 0, n.Stat.Size), f}, nil
+}
+
+// section is a file of the size that it had when it was found.
+type section struct {
+	io.SectionReader
+	io.Closer
 }
 
 // read has a file read. That it cannot be is noted.
