@@ -21,7 +21,7 @@ FUZZTIME    ?= 1m
 FUZZ        := builder:FuzzStore builder/plan:FuzzParse builder/plan:FuzzMount builder/buildctx:FuzzIgnore builder/buildctx:FuzzMemoFile \
 	builder/cache:FuzzRecord builder/cdi:FuzzParse builder/copier:FuzzWalk builder/lockfile:FuzzParse builder/policy:FuzzPolicy \
 	builder/progress:FuzzEditor builder/sandbox/child:FuzzDecode builder/sbom:FuzzBuildInfo builder/sbom/rpmdb:FuzzHeader builder/sbom/rpmdb:FuzzPackages \
-	builder/sbom/sqlite:FuzzTable builder/secret:FuzzMask builder/sharedcache:FuzzConfig \
+	builder/sbom/sqlite:FuzzTable builder/sbom/zip:FuzzEach builder/secret:FuzzMask builder/sharedcache:FuzzConfig \
 	builder/source/git:FuzzOutput builder/source/git:FuzzRemote oci:FuzzDocuments oci/archive:FuzzRead oci/chunked:FuzzRead \
 	oci/layer:FuzzChanges oci/layer:FuzzUnpack oci/layer:FuzzWhiteouts oci/name:FuzzParse \
 	oci/registry:FuzzAnswers oci/registry:FuzzConfig oci/registry/hosts:FuzzLookup

@@ -5,12 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+
+	"builder/builder/sbom/extent"
 )
 
 // elf is as much of a program in the Executable and Linkable Format as it takes to find data in it.
 type elf struct {
-	r        io.ReaderAt
-	size     int64
+	r        *io.SectionReader
 	order    binary.ByteOrder
 	word     int // bytes of an address: 4 or 8
 	segments []span
@@ -39,8 +40,8 @@ const (
 var errNoELF = errors.New("damaged program")
 
 // readELF reads the tables of a program; errNoInfo if it is none.
-func readELF(r io.ReaderAt, size int64) (*elf, error) {
-	e := &elf{r: r, size: size, order: binary.LittleEndian, word: 8}
+func readELF(r *io.SectionReader) (*elf, error) {
+	e := &elf{r: r, order: binary.LittleEndian, word: 8}
 	head, err := e.bytes(0, 64)
 	if err != nil || string(head[:4]) != "\x7fELF" {
 		return nil, errNoInfo
@@ -67,14 +68,7 @@ func readELF(r io.ReaderAt, size int64) (*elf, error) {
 
 // bytes reads n bytes of the file, none of them beyond its end.
 func (e *elf) bytes(at, n int64) ([]byte, error) {
-	if at < 0 || n < 0 || at > e.size || n > e.size-at {
-		return nil, errNoELF
-	}
-	b := make([]byte, n)
-	if _, err := e.r.ReadAt(b, at); err != nil {
-		return nil, err
-	}
-	return b, nil
+	return extent.Read(e.r, at, n)
 }
 
 // number reads an address.

@@ -20,7 +20,7 @@ func (s *scan) program(at string, n *overlay.Node) error {
 		return err
 	}
 	defer f.Close()
-	version, modules, err := buildInfo(f, n.Stat.Size)
+	version, modules, err := buildInfo(io.NewSectionReader(f, 0, n.Stat.Size))
 	if errors.Is(err, errNoInfo) {
 		return nil
 	}
@@ -84,8 +84,8 @@ var (
 
 // buildInfo reads the compiler's version and the text about modules. It is debug/buildinfo for ELF alone, which believes no
 // number in the file before it is checked, and is a twentieth of the code.
-func buildInfo(r io.ReaderAt, size int64) (version, modules string, err error) {
-	e, err := readELF(r, size)
+func buildInfo(r *io.SectionReader) (version, modules string, err error) {
+	e, err := readELF(r)
 	if err != nil {
 		return "", "", err
 	}
@@ -120,7 +120,7 @@ func trimFrame(text string) string {
 
 // lengthAndText reads a text after its length, and where the next one is.
 func (e *elf) lengthAndText(at int64) (string, int64, error) {
-	b, err := e.bytes(at, min(10, e.size-at))
+	b, err := e.bytes(at, min(10, e.r.Size()-at))
 	if err != nil {
 		return "", 0, errBadInfo
 	}

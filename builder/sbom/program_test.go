@@ -1,7 +1,9 @@
 package sbom
 
 import (
+	"bytes"
 	"encoding/binary"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -137,7 +139,7 @@ func TestDamagedPrograms(t *testing.T) {
 func FuzzBuildInfo(f *testing.F) {
 	f.Add([]byte("\x7fELF\x02\x01\x01"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, _, err := buildInfo(strings.NewReader(string(b)), int64(len(b))); err == nil && len(b) < infoHead {
+		if _, _, err := buildInfo(io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))); err == nil && len(b) < infoHead {
 			t.Error("a program of less than its head")
 		}
 	})

@@ -211,7 +211,7 @@ func TestDocuments(t *testing.T) {
 			{PURL: "pkg:deb/debian/a@1?arch=all&distro=debian-12", Name: "a", Version: "1", Licenses: []string{"MIT", "odd & own"}, Supplier: "A (team) <a@x.org>", Found: []string{"var/lib/dpkg/status"}},
 			{PURL: "pkg:npm/b@2", Name: "b", Version: "2", Licenses: []string{"MIT OR ISC", "0BSD"}, Found: []string{"x/package.json", "y/package.json"}},
 		},
-		Unread: []string{"var/lib/rpm/Packages: packages of rpm are not listed"},
+		Unread: []string{"opt/a.jar: it is no zip archive"},
 	}
 	for _, f := range []Format{SPDX, CycloneDX} {
 		doc, err := inv.Document(f, About{Name: "app:1", ID: "sha256:00", Created: time.Unix(1700000000, 5), Tool: "v1"})

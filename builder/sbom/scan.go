@@ -33,9 +33,6 @@ func Scan(ctx context.Context, tree overlay.Stack) (*Inventory, error) {
 	if len(s.found) == maxPackages {
 		return nil, fmt.Errorf("list packages: there are more than %d", maxPackages)
 	}
-	if s.jars > 0 {
-		s.unread = append(s.unread, fmt.Sprintf("%d Java archives, such as %s: what is in them is not read", s.jars, s.jar))
-	}
 	return &Inventory{OS: s.os, Packages: merged(s.found), Unread: sortUnique(s.unread)}, nil
 }
 
@@ -48,8 +45,6 @@ type scan struct {
 	tree  overlay.Stack
 	os    OS
 	files *errgroup.Group // reads files beside the walk, a few at a time
-	jars  int             // Java archives seen; jar is the first, in the order of names
-	jar   string
 
 	mu     sync.Mutex
 	found  []Package
@@ -70,8 +65,12 @@ func (s *scan) add(from string, id purl, p Package) {
 	}
 }
 
-// skip notes a file that was not read. When it is the machine that fails, and not the file that is bad, it returns why.
+// skip notes a file that was not read. When it is the machine that fails or the time that is over, and not the file that is
+// bad, it returns why.
 func (s *scan) skip(at string, why error) error {
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
 	var pe *fs.PathError
 	if errors.As(why, &pe) { // whose path is one of the host's
 		why = pe.Err
@@ -187,18 +186,10 @@ func (s *scan) reader(at string, n *overlay.Node) func(string, *overlay.Node) er
 		return s.python
 	case strings.HasSuffix(name, ".gemspec") && inSpecifications(at):
 		return s.gem
-	case strings.HasSuffix(name, ".jar") || strings.HasSuffix(name, ".war"):
-		s.java(at)
+	case isJava(name):
+		return s.java
 	case n.Stat.Mode&0o111 != 0 && n.Stat.Size >= minProgram:
 		return s.program
 	}
 	return nil
-}
-
-// java counts an archive.
-func (s *scan) java(at string) {
-	s.jars++
-	if at = visible(at); s.jar == "" || at < s.jar {
-		s.jar = at
-	}
 }

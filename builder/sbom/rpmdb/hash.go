@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"builder/builder/sbom/extent"
 )
 
 // Hash tables of Berkeley DB, as rpm had them in Packages (src/dbinc/db_page.h there). Every page says what it is, so that
@@ -43,7 +45,7 @@ type hash struct {
 
 // readHash reads the values of a table in which keys are the numbers of packages.
 func readHash(db *io.SectionReader, order binary.ByteOrder, header func([]byte) error) error {
-	head, err := section(db, 0, metaSize)
+	head, err := extent.Read(db, 0, metaSize)
 	if err != nil {
 		return err
 	}
@@ -60,7 +62,7 @@ func readHash(db *io.SectionReader, order binary.ByteOrder, header func([]byte) 
 	}
 	h.left = pages
 	for n := int64(1); n < pages; n++ {
-		b, err := section(db, n*h.page, h.page)
+		b, err := extent.Read(db, n*h.page, h.page)
 		if err != nil {
 			return err
 		}
@@ -120,7 +122,7 @@ func (h *hash) chain(n uint32, size int64) (value []byte, err error) {
 		return nil, ErrDamaged
 	}
 	for int64(len(value)) < size {
-		b, err := section(h.db, int64(n)*h.page, h.page)
+		b, err := extent.Read(h.db, int64(n)*h.page, h.page)
 		if err != nil {
 			return nil, err
 		}

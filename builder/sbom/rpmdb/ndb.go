@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"builder/builder/sbom/extent"
 )
 
 // The file Packages.db of rpm's own database (lib/backend/ndb in rpm): pages of slots, then blobs, both counted in blocks.
@@ -21,7 +23,7 @@ const (
 
 // readNDB reads the blob of every slot that is in use.
 func readNDB(db *io.SectionReader, header func([]byte) error) error {
-	head, err := section(db, 0, ndbHeader)
+	head, err := extent.Read(db, 0, ndbHeader)
 	if err != nil {
 		return err
 	}
@@ -29,7 +31,7 @@ func readNDB(db *io.SectionReader, header func([]byte) error) error {
 	if v := binary.LittleEndian.Uint32(head[4:]); v != ndbVersion || size < ndbPage || size > maxSlots {
 		return fmt.Errorf("%w: version %d with %d bytes of slots", ErrDamaged, v, size)
 	}
-	slots, err := section(db, ndbHeader, size-ndbHeader)
+	slots, err := extent.Read(db, ndbHeader, size-ndbHeader)
 	if err != nil {
 		return err
 	}
@@ -56,7 +58,7 @@ func readNDB(db *io.SectionReader, header func([]byte) error) error {
 
 // readBlob reads a blob behind its head: mark, index of the package, generation, length.
 func readBlob(db *io.SectionReader, at int64, index uint32, left int64) ([]byte, error) {
-	head, err := section(db, at, ndbBlock)
+	head, err := extent.Read(db, at, ndbBlock)
 	if err != nil {
 		return nil, err
 	}
@@ -64,5 +66,5 @@ func readBlob(db *io.SectionReader, at int64, index uint32, left int64) ([]byte,
 	if string(head[:4]) != blobMagic || binary.LittleEndian.Uint32(head[4:]) != index || n > min(left, maxHeader) {
 		return nil, fmt.Errorf("%w: package %d is not where it should be", ErrDamaged, index)
 	}
-	return section(db, at+ndbBlock, n)
+	return extent.Read(db, at+ndbBlock, n)
 }

@@ -63,15 +63,3 @@ func readSQLite(db, wal *io.SectionReader, header func([]byte) error) error {
 		return header(row[1].Bytes)
 	})
 }
-
-// section reads n bytes, none of them beyond the end.
-func section(r *io.SectionReader, at, n int64) ([]byte, error) {
-	if at < 0 || n < 0 || at > r.Size() || n > r.Size()-at {
-		return nil, ErrDamaged
-	}
-	b := make([]byte, n)
-	if _, err := r.ReadAt(b, at); err != nil {
-		return nil, err
-	}
-	return b, nil
-}

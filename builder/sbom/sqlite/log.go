@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+
+	"builder/builder/sbom/extent"
 )
 
 // The write-ahead log (section 4.1): a header, then frames of a header and a page each.
@@ -24,7 +26,7 @@ type log struct {
 // readLog reads the frames up to the last commit. A log that is empty, or that belongs to an earlier time, has none.
 func readLog(r *io.SectionReader, page int64) (*log, error) {
 	l := &log{r: r, frames: map[uint32]int64{}}
-	head, err := section(r, 0, logHeader)
+	head, err := extent.Read(r, 0, logHeader)
 	if err != nil {
 		return l, nil
 	}
@@ -48,7 +50,7 @@ func readLog(r *io.SectionReader, page int64) (*log, error) {
 func (l *log) read(page int64, order binary.ByteOrder, salt []byte, s sum) error {
 	open := map[uint32]int64{} // what no commit follows yet
 	for at := int64(logHeader); at+frameHeader+page <= l.r.Size(); at += frameHeader + page {
-		b, err := section(l.r, at, frameHeader+page)
+		b, err := extent.Read(l.r, at, frameHeader+page)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"builder/builder/sbom/extent"
 )
 
 // Magic is what a database begins with (section 1.3).
@@ -46,7 +48,7 @@ type File struct {
 // committed to it and is not in the database yet is read from there.
 func Open(db, wal *io.SectionReader) (*File, error) {
 	f := &File{db: db}
-	head, err := section(db, 0, headerSize)
+	head, err := extent.Read(db, 0, headerSize)
 	if err != nil || string(head[:len(Magic)]) != Magic {
 		return nil, fmt.Errorf("%w: it has no header", ErrDamaged)
 	}
@@ -71,18 +73,6 @@ func Open(db, wal *io.SectionReader) (*File, error) {
 	return f, nil
 }
 
-// section reads n bytes, none of them beyond the end.
-func section(r *io.SectionReader, at, n int64) ([]byte, error) {
-	if at < 0 || n < 0 || at > r.Size() || n > r.Size()-at {
-		return nil, ErrDamaged
-	}
-	b := make([]byte, n)
-	if _, err := r.ReadAt(b, at); err != nil {
-		return nil, err
-	}
-	return b, nil
-}
-
 // page reads a page that was not read before.
 func (f *File) page(n uint32) ([]byte, error) {
 	if n == 0 || n > f.pages {
@@ -94,9 +84,9 @@ func (f *File) page(n uint32) ([]byte, error) {
 	}
 	f.used[word] |= bit
 	if f.wal != nil && f.wal.frames[n] != 0 {
-		return section(f.wal.r, f.wal.frames[n], f.size)
+		return extent.Read(f.wal.r, f.wal.frames[n], f.size)
 	}
-	return section(f.db, (int64(n)-1)*f.size, f.size)
+	return extent.Read(f.db, (int64(n)-1)*f.size, f.size)
 }
 
 // Table calls row with the values of each row of a table, in the order of row ids; they are good for the length of the
