@@ -84,7 +84,7 @@ func (inv *Inventory) spdx(about About, id string) any {
 	d.add(spdxDocumentID, "DESCRIBES", spdxPackage{Name: about.Name, SPDXID: spdxImageID, VersionInfo: about.ID, Purpose: "CONTAINER"})
 	if inv.OS.ID != "" {
 		d.add(spdxImageID, "CONTAINS", spdxPackage{Name: inv.OS.ID, SPDXID: spdxOSID, VersionInfo: inv.OS.Version,
-			Purpose: "OPERATING-SYSTEM", Description: inv.OS.Name})
+			Purpose: "OPERATING_SYSTEM", Description: inv.OS.Name})
 	}
 	for i := range inv.Packages {
 		p := &inv.Packages[i]
