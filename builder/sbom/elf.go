@@ -152,6 +152,19 @@ func (e *elf) named(s span, want string) bool {
 	return err == nil && string(b) == want+"\x00"
 }
 
+// content is that of a section, of no more than limit bytes; errNoInfo if there is none of the name.
+func (e *elf) content(name string, limit uint64) ([]byte, error) {
+	for _, s := range e.sections {
+		if e.named(s, name) {
+			if s.bytes > limit {
+				return nil, errTooLarge
+			}
+			return e.bytes(int64(s.at), int64(s.bytes))
+		}
+	}
+	return nil, errNoInfo
+}
+
 // search looks for the mark of the build information in a part of the file.
 func (e *elf) search(s span) (int64, error) {
 	b, err := e.bytes(int64(s.at), int64(min(s.bytes, maxInfoScan)))

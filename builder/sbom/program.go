@@ -13,17 +13,30 @@ import (
 // minProgram is the size in bytes below which no program made by Go is: the smallest have some 600 kB.
 const minProgram = 64 << 10
 
-// program lists the modules that a Go program was built of, as its build information says. Other programs tell nothing.
+// program lists what a program was built of, as compilers note it: the modules of one by Go, the crates of one by Rust.
+// Other programs tell nothing.
 func (s *scan) program(at string, n *overlay.Node) error {
 	f, err := n.Open()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	version, modules, err := buildInfo(io.NewSectionReader(f, 0, n.Stat.Size))
+	e, err := readELF(io.NewSectionReader(f, 0, n.Stat.Size))
+	if err == nil {
+		err = s.modules(at, e)
+	}
+	if e != nil && errors.Is(err, errNoInfo) {
+		err = s.crates(at, e)
+	}
 	if errors.Is(err, errNoInfo) {
 		return nil
 	}
+	return err
+}
+
+// modules lists what a Go program was built of; errNoInfo if it is none.
+func (s *scan) modules(at string, e *elf) error {
+	version, modules, err := e.buildInfo()
 	if err != nil {
 		return err
 	}
@@ -78,17 +91,13 @@ const (
 )
 
 var (
-	errNoInfo  = errors.New("it is no Go program")
+	errNoInfo  = errors.New("it does not say what it was built of")
 	errBadInfo = errors.New("its build information is damaged")
 )
 
 // buildInfo reads the compiler's version and the text about modules. It is debug/buildinfo for ELF alone, which believes no
 // number in the file before it is checked, and is a twentieth of the code.
-func buildInfo(r *io.SectionReader) (version, modules string, err error) {
-	e, err := readELF(r)
-	if err != nil {
-		return "", "", err
-	}
+func (e *elf) buildInfo() (version, modules string, err error) {
 	at, err := e.infoAt()
 	if err != nil {
 		return "", "", err

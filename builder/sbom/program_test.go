@@ -113,6 +113,52 @@ func (p goProgram) bytes(version, modules string) []byte {
 	return append(b, make([]byte, minProgram)...)
 }
 
+// TestRustProgram reads the list of crates that `cargo auditable` left in a program: the program itself, a crate that it
+// uses, and one that only built it.
+func TestRustProgram(t *testing.T) {
+	crates, err := os.ReadFile("testdata/dep-v0.zlib")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, c := range map[string]struct {
+		section []byte
+		want    string
+	}{
+		"whole":   {crates, "pkg:cargo/app@0.3.0 app [] bin/p\npkg:cargo/dep@1.2.3 dep [] bin/p\n"},
+		"cut":     {crates[:40], "unread bin/p: its list of crates: unexpected EOF\n"},
+		"no zlib": {[]byte("text"), "unread bin/p: its list of crates: zlib: invalid header\n"},
+		"none":    {nil, "unread bin/p: its list of crates: unexpected EOF\n"},
+	} {
+		write(t, filepath.Join(dir, "bin/p"), sectioned(cratesSection, c.section))
+		if got := lines(scanned(t, dir)); got != c.want {
+			t.Errorf("%s: got\n%swant\n%s", name, got, c.want)
+		}
+	}
+}
+
+// sectioned is a program of one section and that of the sections' names.
+func sectioned(name string, content []byte) []byte {
+	const head, entry = 64, 64
+	order := binary.LittleEndian
+	names := append([]byte("\x00"+name), 0)
+	b := make([]byte, head+2*entry)
+	copy(b, "\x7fELF\x02\x01\x01")
+	order.PutUint16(b[54:], 56) // bytes of a segment's entry, of which there are none
+	order.PutUint64(b[40:], head)
+	order.PutUint16(b[58:], entry)
+	order.PutUint16(b[60:], 2)
+	order.PutUint16(b[62:], 1)
+	for i, part := range [][]byte{content, names} {
+		e := b[head+i*entry:]
+		order.PutUint32(e, uint32(1-i))
+		order.PutUint64(e[24:], uint64(len(b)))
+		order.PutUint64(e[32:], uint64(len(part)))
+		b = append(b, part...)
+	}
+	return append(b, make([]byte, minProgram)...)
+}
+
 // TestDamagedPrograms holds that no change of any byte of a program's tables makes it cost more than it is worth.
 func TestDamagedPrograms(t *testing.T) {
 	head := make([]byte, minProgram)
@@ -139,8 +185,15 @@ func TestDamagedPrograms(t *testing.T) {
 func FuzzBuildInfo(f *testing.F) {
 	f.Add([]byte("\x7fELF\x02\x01\x01"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, _, err := buildInfo(io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))); err == nil && len(b) < infoHead {
+		e, err := readELF(io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b))))
+		if err != nil {
+			return
+		}
+		if _, _, err := e.buildInfo(); err == nil && len(b) < infoHead {
 			t.Error("a program of less than its head")
+		}
+		if found, err := e.content(cratesSection, maxCrates); err == nil && len(found) > len(b) {
+			t.Error("a section of more than the file")
 		}
 	})
 }

@@ -188,6 +188,8 @@ func (s *scan) reader(at string, n *overlay.Node) func(string, *overlay.Node) er
 		return s.gem
 	case isJava(name):
 		return s.java
+	case isComposer(at):
+		return s.composer
 	case n.Stat.Mode&0o111 != 0 && n.Stat.Size >= minProgram:
 		return s.program
 	}
