@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 
 	"builder/builder/cachemount"
 	"builder/builder/progress"
@@ -206,13 +207,17 @@ func (s *Store) restoreMount(ctx context.Context, id string, from MountPlace, ui
 		return err
 	}
 	defer k.close()
-	return s.mounts.Replace(ctx, id, ui.Note, func(dir string) error { return k.unpack(ctx, dir, ui) })
+	return s.mounts.Replace(ctx, id, ui.Note, func(dir string) error {
+		defer k.close() // who saves this mount there has it, which is waited for next
+		return k.unpack(ctx, dir, ui)
+	})
 }
 
 // keptMount is what a layout, a repository or a bucket has of a cache mount.
 type keptMount struct {
 	src  remote
 	lock *os.File // of a layout; else nil
+	once sync.Once
 	desc oci.Descriptor
 	size int64 // of the tar
 }
@@ -255,12 +260,14 @@ func (k *keptMount) unpack(ctx context.Context, dir string, ui *progress.Step) e
 }
 
 func (k *keptMount) close() {
-	if k.lock != nil {
-		k.lock.Close()
-	}
-	if c, ok := k.src.(interface{ Close() }); ok {
-		c.Close()
-	}
+	k.once.Do(func() {
+		if k.lock != nil {
+			k.lock.Close()
+		}
+		if c, ok := k.src.(interface{ Close() }); ok {
+			c.Close()
+		}
+	})
 }
 
 // shownWriter draws what is written as a transfer.

@@ -2,7 +2,6 @@ package cachemount
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -121,7 +120,7 @@ func (s *Store) remove(name string) error {
 
 // removeLocked takes a slot's name away and then removes what it had.
 func (s *Store) removeLocked(name string) error {
-	d, err := takeDraft(context.Background(), &Request{}, filepath.Join(s.dir, draftPrefix+rand.Text()))
+	d, err := s.ownDraft(context.Background())
 	if err != nil {
 		return err
 	}

@@ -15,19 +15,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gate takes the draft of an id. Whoever has it is the only one who may make, keep or replace slots of its caches, and
-// those who find a slot locked meanwhile wait instead of going on to a further one: it is soon free.
+// gate takes the draft of an id. Whoever has it is the only one who may make, keep or replace slots of its caches, and waits
+// for no slot: those who want the gate may have some.
 func (s *Store) gate(ctx context.Context, r *Request) (*draft, error) {
-	return takeDraft(ctx, r, s.gatePath(r.ID))
+	return takeDraft(ctx, r, filepath.Join(s.dir, draftPrefix+hash(r.ID)))
 }
 
-func (s *Store) gatePath(id string) string { return filepath.Join(s.dir, draftPrefix+hash(id)) }
-
-// kept tells whether a slot that is locked may be so by Keep or Replace. A draft that a dead process left makes it true for
-// nothing, and then one waits for the slot's user, no more.
-func (s *Store) kept(id string) bool {
-	_, err := os.Lstat(s.gatePath(id))
-	return err == nil
+// lockInGate locks a slot that another has: if that was Keep or Replace it is free when the gate is.
+func (s *Store) lockInGate(ctx context.Context, r *Request, slot string, how int) (*os.File, error) {
+	d, err := s.gate(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer d.discard()
+	return lockDir(slot, how)
 }
 
 // latest is the first slot of that of an id's caches which was used last; "" when there is none.
@@ -57,27 +58,60 @@ func (s *Store) Keep(ctx context.Context, id string, waiting func(string)) (*Mou
 }
 
 func (s *Store) keep(ctx context.Context, r *Request) (*Mount, error) {
-	d, err := s.gate(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	slot, err := s.latest(r.ID)
-	if slot == "" && err == nil {
+	m, err := s.lockLatest(ctx, r)
+	if err == nil && m.slot == "" {
+		m.gate.discard()
 		err = fs.ErrNotExist
 	}
-	var lock *os.File
-	if err == nil {
-		lock, err = waitDir(ctx, r, slot, unix.LOCK_EX)
-	}
 	if err != nil {
-		d.discard()
 		return nil, err
 	}
-	return &Mount{Path: filepath.Join(slot, "fs"), slot: slot, lock: lock, gate: d}, nil
+	m.Path = filepath.Join(m.slot, "fs")
+	return m, nil
+}
+
+// lockLatest takes the gate of an id, and locks its latest slot when there is one. It lets go of the gate while it waits:
+// who uses that slot may want the gate, to make a slot of another cache of the same id.
+func (s *Store) lockLatest(ctx context.Context, r *Request) (*Mount, error) {
+	var wait lease.Pause
+	for {
+		gate, err := s.gate(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		slot, lock, err := s.tryLatest(r.ID)
+		if err == nil {
+			return &Mount{slot: slot, lock: lock, gate: gate}, nil
+		}
+		gate.discard()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			if wait == 0 {
+				r.wait()
+			}
+			err = wait.Wait(ctx)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// tryLatest locks the latest slot without waiting; both results are zero when there is none.
+func (s *Store) tryLatest(id string) (string, *os.File, error) {
+	for {
+		slot, err := s.latest(id)
+		if slot == "" || err != nil {
+			return "", nil, err
+		}
+		lock, err := lockDir(slot, unix.LOCK_EX)
+		if !errors.Is(err, fs.ErrNotExist) { // else it was removed meanwhile
+			return slot, lock, err
+		}
+	}
 }
 
 // Replace gives a cache the content that fill puts into an empty directory, in the place of what it had, which may be
-// nothing. It waits until nobody uses the cache. Whoever wants to use it meanwhile has the old content or all of the
+// nothing. It then waits until nobody uses the cache. Whoever wants to use it meanwhile has the old content or all of the
 // new; an error of fill leaves the old. It is the cache that Keep would take; when there is none, the new content is for
 // whoever uses one first, whatever that should begin with.
 func (s *Store) Replace(ctx context.Context, id string, waiting func(string), fill func(dir string) error) error {
@@ -89,37 +123,28 @@ func (s *Store) Replace(ctx context.Context, id string, waiting func(string), fi
 }
 
 func (s *Store) replace(ctx context.Context, r *Request, fill func(dir string) error) error {
-	d, err := s.gate(ctx, r)
+	own, err := s.ownDraft(ctx)
 	if err != nil {
 		return err
 	}
-	defer d.discard()
-	if err := empty(d.dir); err != nil {
-		return err
-	}
-	fresh := filepath.Join(d.dir, "new")
+	defer own.discard()
+	fresh := filepath.Join(own.dir, "new")
 	if err := fillSlot(ctx, r, fresh, fill); err != nil {
 		return err
 	}
-	slot, err := s.latest(r.ID)
+	m, err := s.lockLatest(ctx, r)
 	if err != nil {
 		return err
 	}
-	if slot == "" {
+	defer m.gate.discard()
+	if m.slot == "" {
 		return os.Rename(fresh, s.restored(r.ID))
 	}
-	lock, err := waitDir(ctx, r, slot, unix.LOCK_EX)
-	if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
-		return os.Rename(fresh, slot)
-	}
-	if err != nil {
+	defer m.lock.Close()
+	if err := os.Rename(m.slot, filepath.Join(own.dir, "old")); err != nil {
 		return err
 	}
-	defer lock.Close()
-	if err := os.Rename(slot, filepath.Join(d.dir, "old")); err != nil {
-		return err
-	}
-	return os.Rename(fresh, slot)
+	return os.Rename(fresh, m.slot)
 }
 
 func fillSlot(ctx context.Context, r *Request, slot string, f func(dir string) error) error {
@@ -153,19 +178,28 @@ func (r *Request) wait() {
 	}
 }
 
-// useDir takes the directory of the host that stands for a cache, and makes it when it is not there. There is one
-// directory, so who would want a further slot waits too.
+// findDir makes the directory of the host that stands for a cache when it is not there, and names it without links: those
+// cannot be locked, and of two names one would not know that they are the same directory's.
+func (r *Request) findDir() error {
+	if r.Dir == "" {
+		return nil
+	}
+	err := os.MkdirAll(r.Dir, 0o755)
+	if err == nil {
+		r.Dir, err = filepath.EvalSymlinks(r.Dir)
+	}
+	if err != nil {
+		return fmt.Errorf("cache mount %q: %w", r.ID, err)
+	}
+	return nil
+}
+
+// useDir takes the directory of the host that stands for a cache. There is one directory, so who would want a further slot
+// waits too.
 func useDir(ctx context.Context, r *Request, how int) (*Mount, error) {
-	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
-		return nil, err
-	}
-	dir, err := filepath.EvalSymlinks(r.Dir) // what is locked is no link
+	lock, err := waitDir(ctx, r, r.Dir, how)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := waitDir(ctx, r, dir, how)
-	if err != nil {
-		return nil, err
-	}
-	return &Mount{Path: dir, slot: dir, lock: lock}, nil
+	return &Mount{Path: r.Dir, slot: r.Dir, lock: lock}, nil
 }

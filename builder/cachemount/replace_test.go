@@ -125,6 +125,40 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// TestKeepAndReplaceBesideTwoSeeds has a command that uses one cache of an id make another one while somebody waits for
+// the first.
+func TestKeepAndReplaceBesideTwoSeeds(t *testing.T) {
+	for name, take := range map[string]func(*cachemount.Store, func(string)) error{
+		"Keep": func(s *cachemount.Store, waiting func(string)) error {
+			m, err := s.Keep(t.Context(), "x", waiting)
+			if err != nil {
+				return err
+			}
+			return m.Close()
+		},
+		"Replace": func(s *cachemount.Store, waiting func(string)) error {
+			return s.Replace(t.Context(), "x", waiting, put("new"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, dir := open(t)
+			first := use(t, s, cachemount.Request{ID: "x", Begin: "one"})
+			said, done := make(chan string, 9), make(chan error)
+			go func() { done <- take(s, func(line string) { said <- line }) }()
+			<-said
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			second, err := s.Use(ctx, cachemount.Request{ID: "x", Begin: "two"})
+			must(t, errors.Join(err, first.Close()))
+			must(t, second.Close())
+			must(t, <-done)
+			if left, err := os.ReadDir(dir); err != nil || len(left) != 2 || len(said) > 0 {
+				t.Errorf("left %v, %v; said %d more lines", left, err, len(said))
+			}
+		})
+	}
+}
+
 // TestDirOfTheHost has a directory stand for a cache; its users keep the rules of sharing.
 func TestDirOfTheHost(t *testing.T) {
 	s, dir := open(t)
@@ -149,6 +183,20 @@ func TestDirOfTheHost(t *testing.T) {
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("in the store: %v, %v", entries, err)
 	}
+	b.Close()
+	c.Close()
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(host, link))
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	all, err := s.UseAll(ctx, []cachemount.Request{
+		{ID: "x", Dir: host}, {ID: "x", Dir: host, Begin: "seeded", Sharing: cachemount.Locked}, {ID: "y", Dir: link},
+	})
+	must(t, err)
+	if all[0] != all[1] || all[1] != all[2] {
+		t.Error("one command has one directory several times")
+	}
+	must(t, all[0].Close())
 }
 
 // TestRestore has new slots filled from elsewhere, by one of many who want them, or made as if nobody had tried.

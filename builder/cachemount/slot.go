@@ -2,6 +2,7 @@ package cachemount
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,7 +22,7 @@ const draftPrefix = "draft-"
 // create makes the slot at dir, of what was restored if nobody has that yet. Whoever wants the same one meanwhile waits, so
 // that a seed is copied once.
 //
-// The lock is on the draft and the slot inside it: the slot is not locked when it appears.
+// The lock is on the draft and the slot inside it: a slot that was made is not locked when it appears.
 func (s *Store) create(ctx context.Context, r *Request, dir string) error {
 	d, err := s.gate(ctx, r)
 	if err != nil {
@@ -31,7 +32,7 @@ func (s *Store) create(ctx context.Context, r *Request, dir string) error {
 	if _, err := os.Lstat(dir); err == nil {
 		return nil
 	}
-	if err := os.Rename(s.restored(r.ID), dir); !errors.Is(err, fs.ErrNotExist) {
+	if err := s.adopt(ctx, r, dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := empty(d.dir); err != nil {
@@ -45,6 +46,17 @@ func (s *Store) create(ctx context.Context, r *Request, dir string) error {
 		return err
 	}
 	return os.Rename(fresh, dir)
+}
+
+// adopt makes what was restored the slot at dir; fs.ErrNotExist when nothing was. Only who removes it may have it locked
+// while the gate is ours, and waits for nobody.
+func (s *Store) adopt(ctx context.Context, r *Request, dir string) error {
+	lock, err := waitDir(ctx, r, s.restored(r.ID), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return os.Rename(s.restored(r.ID), dir)
 }
 
 // dropRestore makes a cache begin anew when there is one of the same id that began with something else: so may have what is
@@ -143,6 +155,11 @@ type draft struct {
 // patience is how many questions pass, some 60 ms, before somebody is told that a draft has to be waited for: most are
 // made at once.
 const patience = 6
+
+// ownDraft makes a draft that nobody else wants.
+func (s *Store) ownDraft(ctx context.Context) (*draft, error) {
+	return takeDraft(ctx, &Request{}, filepath.Join(s.dir, draftPrefix+rand.Text()))
+}
 
 // takeDraft makes the draft dir, or takes over what a dead process left under that name. It waits for a living one,
 // and says so in the words of r.

@@ -126,6 +126,9 @@ func (m *Mount) Close() error {
 //
 // A caller that uses several caches at the same time takes them with UseAll.
 func (s *Store) Use(ctx context.Context, r Request) (*Mount, error) {
+	if err := r.findDir(); err != nil {
+		return nil, err
+	}
 	m, err := s.use(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("cache mount %q: %w", r.ID, err)
@@ -137,8 +140,13 @@ func (s *Store) Use(ctx context.Context, r Request) (*Mount, error) {
 // wait for each other for ever, and a command that names a cache twice has it once: then two of the results are the
 // same Mount, in the strictest of the ways that it was asked for. All of them are closed together, afterwards.
 func (s *Store) UseAll(ctx context.Context, requests []Request) ([]*Mount, error) {
+	requests = slices.Clone(requests)
 	byName := map[string]*Request{}
-	for _, r := range requests {
+	for i, r := range requests {
+		if err := r.findDir(); err != nil {
+			return nil, err
+		}
+		requests[i].Dir = r.Dir
 		if known := byName[r.name()]; known == nil {
 			byName[r.name()] = &r
 		} else if strictness[r.Sharing] > strictness[known.Sharing] {
@@ -177,19 +185,26 @@ func (s *Store) use(ctx context.Context, r Request) (*Mount, error) {
 	if r.Dir != "" {
 		return useDir(ctx, &r, how)
 	}
+	return s.useSlot(ctx, &r, how)
+}
+
+// useSlot locks the first slot that it can, or the only one of a cache that is locked.
+func (s *Store) useSlot(ctx context.Context, r *Request, how int) (*Mount, error) {
 	var wait lease.Pause
 	for n := 0; ; {
 		dir := s.slot(r.name(), n)
-		gated := s.kept(r.ID) // asked before too: it may be over when the lock has failed
 		lock, err := lockDir(dir, how)
+		if errors.Is(err, unix.EWOULDBLOCK) && r.Sharing != Locked {
+			lock, err = s.lockInGate(ctx, r, dir, how)
+		}
 		switch {
 		case err == nil:
 			touch(dir)
 			return &Mount{Path: filepath.Join(dir, "fs"), slot: dir, lock: lock}, nil
 		case errors.Is(err, fs.ErrNotExist):
-			err = s.create(ctx, &r, dir)
+			err = s.create(ctx, r, dir)
 		case !errors.Is(err, unix.EWOULDBLOCK):
-		case r.Sharing != Locked && !gated && !s.kept(r.ID):
+		case r.Sharing != Locked:
 			n, err = n+1, nil
 		default:
 			if wait == 0 {
@@ -208,8 +223,12 @@ func hash(id string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// name is what the slots of a request's cache are called, but for their number.
+// name is what the slots of a request's cache are called, but for their number; the directory that stands for a cache is its
+// own name.
 func (r *Request) name() string {
+	if r.Dir != "" {
+		return r.Dir
+	}
 	if r.Begin == "" {
 		return hash(r.ID)
 	}
