@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -50,6 +51,9 @@ type candidate struct {
 
 // garbage lists what goes, names before the bytes that they held.
 func (s *Store) garbage(ctx context.Context, o PruneOptions) ([]Garbage, error) {
+	if err := s.correctTimes(); err != nil {
+		return nil, err
+	}
 	oldest, err := s.lease.Oldest()
 	if err != nil {
 		return nil, err
@@ -60,6 +64,21 @@ func (s *Store) garbage(ctx context.Context, o PruneOptions) ([]Garbage, error) 
 		return nil, err
 	}
 	return p.items, p.sizes.save(p.s.tmp())
+}
+
+// correctTimes makes what was used by a clock that was ahead as old as now.
+func (s *Store) correctTimes() error {
+	var paths []string
+	for _, things := range []string{"trees/*", "cache/??/*", "images/*", "blobs/*/*", "memo/*", "memo/git/*"} {
+		found, err := fs.Glob(os.DirFS(s.root), things)
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			paths = append(paths, filepath.Join(s.root, path))
+		}
+	}
+	return s.lease.Correct(paths)
 }
 
 func (p *pruning) plan(ctx context.Context) error {
@@ -314,7 +333,7 @@ func (p *pruning) limit(ctx context.Context) (keep, used int64, err error) {
 
 // take drops a candidate and the trees that only it needed, if the user's choice has it.
 func (p *pruning) take(c candidate, keep int64) error {
-	unused := p.sizes.now.Sub(c.used)
+	unused := max(p.sizes.now.Sub(c.used), 0) // of a cache mount it may be still to come, if a clock was wrong
 	if unused < p.o.OlderThan || !p.wants(c.Kind, c.ID) {
 		return nil
 	}

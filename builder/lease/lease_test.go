@@ -54,6 +54,42 @@ func take(t *testing.T, l *lease.Lease, path string) bool {
 	return took
 }
 
+// TestWhatAWrongClockUsed has things that were used at a time still to come taken, when nobody lives who may have used them.
+func TestWhatAWrongClockUsed(t *testing.T) {
+	root := t.TempDir()
+	pruner, other := open(t, root), open(t, root)
+	path, used := thing(t, root, "unused"), thing(t, root, "used")
+	ahead := func() { // of the clock
+		t.Helper()
+		later := time.Now().Add(time.Hour)
+		if err := errors.Join(os.Chtimes(path, later, later), os.Chtimes(used, later, later)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	correct := func() {
+		t.Helper()
+		if err := pruner.Correct([]string{path, used, filepath.Join(root, "none")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := pruner.Use(used); err != nil {
+		t.Fatal(err)
+	}
+	ahead()
+	if correct(); take(t, pruner, path) {
+		t.Error("taken while another process lives")
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if correct(); !take(t, pruner, path) {
+		t.Error("not taken when no other process lives")
+	}
+	if take(t, pruner, used) {
+		t.Error("what this process uses was taken")
+	}
+}
+
 func TestWhatIsUsedStays(t *testing.T) {
 	root := t.TempDir()
 	builder := open(t, root)
