@@ -139,7 +139,7 @@ func (b *build) warnings(img *Image) []dockerfile.Warning {
 	for _, line := range img.unread() {
 		all = append(all, dockerfile.Warning{Message: "not in the list of packages: " + line})
 	}
-	return append(all, b.unusedMounts()...)
+	return append(append(all, b.unusedMounts()...), unknownPlatforms(b.o.Platforms)...)
 }
 
 // canonicalNames checks the names before anything is built.

@@ -118,23 +118,43 @@ func (o *Output) annotation(place, k, v string) error {
 	return nil
 }
 
-// fixed takes attributes that BuildKit lets one choose and that have one value here, and
-// refuses those that do not exist.
+// fixedAttributes are those that BuildKit lets one choose and that have one value here, and what to do for another.
+var fixedAttributes = map[string]struct{ value, way string }{
+	"oci-mediatypes":           {"true", "manifests have OCI's media types, which registries and engines read"},
+	"oci-artifact":             {"true", "attestations have the form that OCI gives artifacts"},
+	"attestation-inline":       {"true", "attestations go with the image; --provenance=false and --sbom=false leave them out"},
+	"rewrite-timestamp":        {"true", "with SOURCE_DATE_EPOCH the files of new layers carry it"},
+	"store":                    {"true", "every image is kept in the store; prune removes it"},
+	"unpack":                   {"false", "builder run unpacks what it needs, and an engine what --load brings it"},
+	"prefer-nondist-layers":    {"false", "every layer is distributed with the image"},
+	"platform-split":           {"true", "several platforms have a directory each; export one --platform after the other into one"},
+	"mode":                     {"copy", "to have nothing else in dest, remove it before"},
+	"dangling-name-empty-only": {"false", noDangling},
+	"danging-name-empty-only":  {"false", noDangling}, // as BuildKit spells it
+}
+
+const noDangling = "an image has the names of name= and -t, or its ID alone"
+
+// elsewhere are attributes of BuildKit's that are said in another way here.
+var elsewhere = map[string]string{
+	"registry.insecure":    "use --insecure-registry HOST",
+	"dangling-name-prefix": noDangling + ": write name=NAME",
+	"attestation-prefix":   "attestations are named sbom.*.json and provenance.json: rename them afterwards",
+	"source-date-epoch":    "use --build-arg SOURCE_DATE_EPOCH=SECONDS",
+	"context":              "use DOCKER_HOST or docker context use to choose the engine",
+}
+
+// fixed takes attributes with the one value that they have, and refuses those that do not exist.
 func fixed(k, v string) error {
-	why := map[string]string{
-		"oci-mediatypes":    "manifests have OCI's media types, which registries and engines read",
-		"rewrite-timestamp": "with SOURCE_DATE_EPOCH the files of new layers carry it",
-		"store":             "every image is kept in the store; prune removes it",
+	if way, known := elsewhere[k]; known {
+		return fmt.Errorf("%q is not supported; %s", k, way)
 	}
-	if k == "registry.insecure" {
-		return errors.New("use --insecure-registry HOST")
-	}
-	reason, known := why[k]
+	f, known := fixedAttributes[k]
 	if !known {
 		return fmt.Errorf("%q is not supported; use type, dest, name, push, push-by-digest, tar, compression, compression-level, force-compression or annotation.KEY", k)
 	}
-	if on, err := strconv.ParseBool(v); err != nil || !on {
-		return fmt.Errorf("%s=%s: it is always true: %s", k, v, reason)
+	if on, err := strconv.ParseBool(v); v != f.value && (err != nil || strconv.FormatBool(on) != f.value) {
+		return fmt.Errorf("%s=%s: it is always %s: %s", k, v, f.value, f.way)
 	}
 	return nil
 }
