@@ -126,7 +126,9 @@ func (s *Store) place(p CachePlace) (remote, error) {
 	if p.Type == "s3" {
 		o := p.Bucket
 		o.CA, o.UserAgent = s.net.CA, s.net.UserAgent
-		s.buckets.Store(p.reference(), o)
+		if old, known := s.buckets.Swap(p.reference(), o); known && old != any(o) {
+			s.openAnew(p.reference())
+		}
 	}
 	place, _, err := s.remote(p.reference())
 	return place, err
@@ -150,18 +152,6 @@ func (m *imports) keepPlace(ref string, place remote) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.places[ref] = place
-}
-
-// close gives up the connections to all places.
-func (m *imports) close() {
-	if m == nil {
-		return // nothing was built
-	}
-	for _, p := range m.places {
-		if c, ok := p.(interface{ Close() }); ok {
-			c.Close()
-		}
-	}
 }
 
 // knows reports whether any cache has met the operation.

@@ -23,19 +23,21 @@ type remote interface {
 	oci.Tagger
 }
 
+// closer is a place with connections.
+type closer interface {
+	remote
+	Close()
+}
+
 // remote opens the place that a canonical reference, an "oci-layout://" or an "s3://"
-// one names, and returns what to resolve there.
+// one names, and returns what to resolve there. The store closes it.
 func (s *Store) remote(ref string) (remote, string, error) {
 	if strings.HasPrefix(ref, bucket.Scheme) && s.net.Offline {
 		return nil, "", fmt.Errorf("%s: %w", shownPlace(ref), registry.ErrOffline)
 	}
 	if strings.HasPrefix(ref, bucket.Scheme) {
-		b, err := s.bucket(ref)
-		if err != nil {
-			return nil, "", err
-		}
-		s.closeLater(b)
-		return b, "", nil
+		b, err := s.openOnce(ref, func() (closer, error) { return s.bucket(ref) })
+		return b, "", err
 	}
 	if strings.HasPrefix(ref, layout.Scheme) {
 		where, err := layout.ParseRef(ref)
@@ -49,16 +51,37 @@ func (s *Store) remote(ref string) (remote, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	repo := registry.Repository(n, s.net)
-	s.closeLater(repo)
-	return repo, n.Reference(), nil
+	repo, err := s.openOnce(n.String(), func() (closer, error) { return registry.Repository(n, s.net), nil })
+	return repo, n.Reference(), err
 }
 
-// closeLater closes a place with the store: it is read from until then, and by whom nobody can say.
-func (s *Store) closeLater(place interface{ Close() }) {
+// openOnce opens a place, or takes the one that is open: it is read from until the store is closed, and by whom nobody can
+// say.
+func (s *Store) openOnce(ref string, open func() (closer, error)) (remote, error) {
 	s.openedLock.Lock()
 	defer s.openedLock.Unlock()
-	s.opened = append(s.opened, place)
+	if place, known := s.opened[ref]; known {
+		return place, nil
+	}
+	place, err := open()
+	if err != nil {
+		return nil, err
+	}
+	if s.opened == nil {
+		s.opened = map[string]closer{}
+	}
+	s.opened[ref] = place
+	return place, nil
+}
+
+// openAnew makes the next who wants a place open it once more. Those who have it may go on.
+func (s *Store) openAnew(ref string) {
+	s.openedLock.Lock()
+	defer s.openedLock.Unlock()
+	if place, known := s.opened[ref]; known {
+		place.Close()
+		delete(s.opened, ref)
+	}
 }
 
 // lookUp asks ref's place for the image of one platform and keeps its manifest and

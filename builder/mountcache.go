@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"sync"
 
 	"builder/builder/cachemount"
 	"builder/builder/progress"
@@ -217,7 +216,6 @@ func (s *Store) restoreMount(ctx context.Context, id string, from MountPlace, ui
 type keptMount struct {
 	src  remote
 	lock *os.File // of a layout; else nil
-	once sync.Once
 	desc oci.Descriptor
 	size int64 // of the tar
 }
@@ -260,14 +258,9 @@ func (k *keptMount) unpack(ctx context.Context, dir string, ui *progress.Step) e
 }
 
 func (k *keptMount) close() {
-	k.once.Do(func() {
-		if k.lock != nil {
-			k.lock.Close()
-		}
-		if c, ok := k.src.(interface{ Close() }); ok {
-			c.Close()
-		}
-	})
+	if k.lock != nil {
+		k.lock.Close()
+	}
 }
 
 // shownWriter draws what is written as a transfer.

@@ -160,7 +160,4 @@ func (t *mountTarget) close() {
 	if t.lock != nil {
 		t.lock.Close()
 	}
-	if c, ok := t.remote.(interface{ Close() }); ok {
-		c.Close()
-	}
 }

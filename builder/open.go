@@ -54,7 +54,6 @@ func (b *build) openFile() (err error) {
 // close lets go of all contexts.
 func (b *build) close() {
 	b.closeContexts()
-	b.imports.close()
 	if b.main != nil {
 		b.main.close()
 	}

@@ -60,7 +60,7 @@ type Store struct {
 	buckets sync.Map // bucket.Options with credentials, by reference
 
 	openedLock sync.Mutex
-	opened     []interface{ Close() } // places with connections that Close gives up
+	opened     map[string]closer // places with connections, by reference
 
 	syncing    sync.Once
 	background sync.WaitGroup // what goes on beside the work and must have ended before Close returns
