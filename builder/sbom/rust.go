@@ -2,8 +2,9 @@ package sbom
 
 import (
 	"bytes"
-	"compress/zlib"
+	"compress/flate"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -12,6 +13,13 @@ import (
 const (
 	cratesSection = ".dep-v0"
 	maxCrates     = 8 << 20 // bytes of the list, as that of its own reader
+)
+
+// What zlib puts before compressed bytes (RFC 1950). Its checksum behind them is left alone: compress/zlib would be 12 kB
+// of the binary to hold it against a list that is JSON to its end.
+const (
+	zlibHead    = 2 // bytes; the method is in the lower half of the first
+	zlibDeflate = 8
 )
 
 // crate is one entry of the list.
@@ -26,10 +34,10 @@ func (s *scan) crates(at string, e *elf) error {
 	if err != nil {
 		return err
 	}
-	z, err := zlib.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return fmt.Errorf("its list of crates: %w", err)
+	if len(b) < zlibHead || b[0]&0x0f != zlibDeflate {
+		return errors.New("its list of crates is not compressed by zlib")
 	}
+	z := flate.NewReader(bytes.NewReader(b[zlibHead:]))
 	var list struct{ Packages []crate }
 	if err := json.NewDecoder(io.LimitReader(z, maxCrates)).Decode(&list); err != nil {
 		return fmt.Errorf("its list of crates: %w", err)
