@@ -32,7 +32,7 @@ var ownerCalls = map[string]child.Call{
 	"renameat":   {Verb: child.VerbKeep, Dir: 0, Path: 1, Flags: child.NoArg, Always: unix.AT_SYMLINK_NOFOLLOW},
 	"renameat2":  {Verb: child.VerbKeep, Dir: 0, Path: 1, Flags: child.NoArg, Always: unix.AT_SYMLINK_NOFOLLOW},
 	"link":       {Verb: child.VerbKeep, Dir: child.NoArg, Path: 0, Flags: child.NoArg, Always: unix.AT_SYMLINK_NOFOLLOW},
-	"linkat":     {Verb: child.VerbKeep, Dir: 0, Path: 1, Flags: child.NoArg, Always: unix.AT_SYMLINK_NOFOLLOW},
+	"linkat":     {Verb: child.VerbKeep, Dir: 0, Path: 1, Flags: 4, Always: unix.AT_SYMLINK_NOFOLLOW},
 	"utimensat":  {Verb: child.VerbKeep, Dir: 0, Path: 1, Flags: 3},
 }
 

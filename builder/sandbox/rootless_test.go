@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,10 +29,15 @@ func init() {
 			fmt.Println("ready")
 			time.Sleep(time.Minute)
 		}
+		var limits Limits
+		if n, err := strconv.ParseInt(os.Getenv("SANDBOX_TEST_NPROC"), 10, 64); err == nil {
+			limits.Ulimits = []Ulimit{{Name: "nproc", Soft: n, Hard: n}}
+		}
 		user, _, err := LookupUser(nil, os.Args[1])
 		if err == nil {
 			err = Run(context.Background(), Spec{
-				Tree: overlay.Stack{filepath.Join(base, "tree")}, Upper: filepath.Join(base, "upper"), Work: filepath.Join(base, "work"),
+				Limits: limits,
+				Tree:   overlay.Stack{filepath.Join(base, "tree")}, Upper: filepath.Join(base, "upper"), Work: filepath.Join(base, "work"),
 				Scratch: filepath.Join(base, "scratch"), Args: []string{"/bin/sh", "-c", os.Args[2]}, User: user,
 				Stdout: os.Stdout, Stderr: os.Stderr, Warn: func(s string) { fmt.Println("warning:", s) },
 			})

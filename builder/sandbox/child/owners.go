@@ -7,7 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"unsafe"
 
 	"builder/overlay"
@@ -43,12 +43,14 @@ type supervisor struct {
 	rootID   unix.Statx_t
 	calls    map[uint64]Call
 	notes    *overlay.Notes
-	idle     atomic.Int32
-	threads  atomic.Int32
 }
 
-// maxThreads bounds how many calls wait for files at once; a file system that a command serves itself may need a second.
-const maxThreads = 32
+// answerers are the threads that answer: enough for calls that wait for slow files. There are as many from the start on,
+// since Go ends a program that cannot have one more thread, as when a command has used up the limit of processes.
+const answerers = 8
+
+// processors bounds how many of them work at once, and with that how many threads Go may want beside them.
+const processors = 4
 
 // owners starts the threads that answer. They are not under the filter: only this thread and what it forks is.
 func (s *state) owners(op Owners) (err error) {
@@ -73,7 +75,7 @@ func (s *state) owners(op Owners) (err error) {
 	if v.listener, err = Listen(op.Filter); err != nil {
 		return err
 	}
-	v.thread()
+	v.answer()
 	return nil
 }
 
@@ -110,23 +112,36 @@ func readLink(dir int, name string) (string, error) {
 	return string(buf[:max(n, 0)]), err
 }
 
-// thread starts one more thread.
-func (v *supervisor) thread() {
-	if v.threads.Add(1) > maxThreads {
-		v.threads.Add(-1)
-		return
+// answer starts the threads, and some that Go keeps for whatever else there is to do.
+func (v *supervisor) answer() {
+	runtime.GOMAXPROCS(min(processors, runtime.GOMAXPROCS(0)))
+	spare := runtime.GOMAXPROCS(0) + 2 // signals wait in one
+	var ready sync.WaitGroup
+	ready.Add(answerers + spare)
+	for range answerers {
+		go v.thread(&ready)
 	}
-	v.idle.Add(1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_FS); err != nil { // it takes callers' root directories
-			report(ReportError, errorReport(wrap("answer for owners", err)))
-			unix.Exit(125)
-		}
-		for {
-			v.next()
-		}
-	}()
+	for range spare {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			ready.Done()
+			ready.Wait() // now nobody shares the thread
+		}()
+	}
+	ready.Wait()
+}
+
+func (v *supervisor) thread(ready *sync.WaitGroup) {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil { // it takes callers' root directories
+		report(ReportError, errorReport(wrap("answer for owners", err)))
+		unix.Exit(125)
+	}
+	ready.Done()
+	for {
+		v.next()
+	}
 }
 
 // next answers one call.
@@ -134,9 +149,6 @@ func (v *supervisor) next() {
 	var n notification
 	if !v.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)) {
 		return // the caller was killed, or a signal came
-	}
-	if v.idle.Add(-1) == 0 {
-		v.thread()
 	}
 	a := answered{id: n.id}
 	c := &call{supervisor: v, notification: &n, Call: v.calls[uint64(n.arch)<<32|uint64(uint32(n.nr))]}
@@ -148,7 +160,6 @@ func (v *supervisor) next() {
 		a.error = -int32(unix.EIO)
 	}
 	v.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a))
-	v.idle.Add(1)
 }
 
 func (v *supervisor) ioctl(request uintptr, arg unsafe.Pointer) bool {
@@ -163,9 +174,15 @@ type call struct {
 	Call
 }
 
+// knownFlags are those that make sense here; the kernel refuses others, or knows more.
+const knownFlags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_FORCE_SYNC | unix.AT_STATX_DONT_SYNC
+
 // do answers the call, or leaves it to the kernel.
 func (c *call) do() (done bool, err error) {
 	if c.Verb == VerbKeep && c.notes.Empty() {
+		return false, nil
+	}
+	if c.Verb != VerbKeep && c.flags()&^knownFlags != 0 {
 		return false, nil
 	}
 	fd, err := c.file()
@@ -194,23 +211,41 @@ func (c *call) foreign() bool {
 
 func (c *call) chown(fd int) (bool, error) {
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(fd, &fs); err != nil || fs.Type == unix.PROC_SUPER_MAGIC || c.foreign() || !c.waits() {
+	if err := unix.Fstatfs(fd, &fs); err != nil || fs.Type == unix.PROC_SUPER_MAGIC || c.foreign() {
 		return false, nil
 	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3, Pid: int32(c.pid)}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
+	var st unix.Stat_t
+	noted, err := c.notes.Stat(fd, &st)
+	uid, gid := uint32(c.args[c.Value]), uint32(c.args[c.Value+1])
+	if err != nil || !noted && (uid+1)|(gid+1) <= 1 { // 0, or as it was
 		return false, nil
 	}
-	if data[0].Effective&(1<<unix.CAP_CHOWN) == 0 {
+	able, err := c.mayChown()
+	if err != nil || !c.waits() {
+		return false, nil
+	}
+	if !able && !(noted && unprivileged(&st, uid, gid)) {
 		return true, unix.EPERM
 	}
-	return true, c.notes.Chown(fd, uint32(c.args[c.Value]), uint32(c.args[c.Value+1]))
+	return true, c.notes.Chown(fd, uid, gid)
+}
+
+// unprivileged tells whether a caller without CAP_CHOWN, who is user and group 0 for want of others, may give a file away.
+func unprivileged(st *unix.Stat_t, uid, gid uint32) bool {
+	own := st.Uid == 0
+	return (uid == ^uint32(0) || own && uid == 0) && (gid == ^uint32(0) || own && (gid == 0 || gid == st.Gid))
+}
+
+func (c *call) mayChown() (bool, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3, Pid: int32(c.pid)}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return data[0].Effective&(1<<unix.CAP_CHOWN) != 0, err
 }
 
 func (c *call) stat(fd int) (bool, error) {
 	var st unix.Stat_t
-	if noted, err := c.notes.Stat(fd, &st); !noted || err != nil || c.foreign() || !c.waits() {
+	if noted, err := c.notes.Stat(fd, &st); !noted || err != nil || c.foreign() {
 		return false, nil
 	}
 	result := bytesOf(&st)
@@ -224,10 +259,23 @@ func (c *call) stat(fd int) (bool, error) {
 		stx.Rdev_major, stx.Rdev_minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 		result = bytesOf(&stx)
 	}
+	return c.write(result)
+}
+
+// write writes the result into the caller's memory. Should the caller be killed between the check and that, its number is
+// not given away before all others had their turn.
+func (c *call) write(result []byte) (bool, error) {
 	local := []unix.Iovec{{Base: &result[0]}}
 	local[0].SetLen(len(result))
 	remote := []unix.RemoteIovec{{Base: uintptr(c.args[c.Value]), Len: len(result)}}
-	if n, err := unix.ProcessVMWritev(int(c.pid), local, remote, 0); err != nil || n != len(result) {
+	if !c.waits() {
+		return false, nil
+	}
+	n, err := unix.ProcessVMWritev(int(c.pid), local, remote, 0)
+	if err != nil && err != unix.EFAULT {
+		return false, nil // nobody may look into the caller
+	}
+	if n != len(result) {
 		return true, unix.EFAULT
 	}
 	return true, nil
@@ -255,13 +303,16 @@ func (c *call) file() (int, error) {
 			return -1, err
 		}
 	}
-	if fd, ok := strings.CutPrefix(name, "/proc/self/fd/"); ok && flags&unix.AT_SYMLINK_NOFOLLOW == 0 && !strings.Contains(fd, "/") {
+	if fd, ok := strings.CutPrefix(name, "/proc/self/fd/"); ok && flags&unix.AT_SYMLINK_NOFOLLOW == 0 && !strings.Contains(fd, "/") && c.atRoot() {
 		return c.open(c.proc, c.of("fd/"+fd))
 	}
 	if path.IsAbs(name) {
 		return c.look(unix.AT_FDCWD, name, flags)
 	}
 	from := "cwd"
+	if c.Verb == VerbChown && c.Path == NoArg && c.pathOnly() {
+		return -1, unix.EBADF
+	}
 	if c.Dir != NoArg && int32(c.args[c.Dir]) != unix.AT_FDCWD {
 		from = fmt.Sprintf("fd/%d", int32(c.args[c.Dir]))
 	}
@@ -273,17 +324,27 @@ func (c *call) file() (int, error) {
 	return c.look(dir, name, flags)
 }
 
+// pathOnly tells whether the caller has a descriptor of O_PATH, of which only fchown makes a difference.
+func (c *call) pathOnly() bool {
+	var link unix.Stat_t
+	name := c.of(fmt.Sprintf("fd/%d", int32(c.args[c.Dir])))
+	return unix.Fstatat(c.proc, name, &link, unix.AT_SYMLINK_NOFOLLOW) == nil && link.Mode&0o600 == 0
+}
+
 func (c *call) open(dir int, name string) (int, error) {
 	return unix.Openat(dir, name, unix.O_PATH|unix.O_CLOEXEC, 0)
 }
 
+// atRoot tells whether the caller's root directory is that of the sandbox.
+func (c *call) atRoot() bool {
+	var root unix.Statx_t
+	err := unix.Statx(c.proc, c.of("root"), 0, unix.STATX_INO|unix.STATX_MNT_ID, &root)
+	return err == nil && root.Ino == c.rootID.Ino && root.Mnt_id == c.rootID.Mnt_id
+}
+
 // look opens a path below the caller's root directory. Links of /proc that lead to descriptors would be this process's.
 func (c *call) look(dir int, name string, flags int) (int, error) {
-	var root unix.Statx_t
-	if err := unix.Statx(c.proc, c.of("root"), 0, unix.STATX_INO|unix.STATX_MNT_ID, &root); err != nil {
-		return -1, err
-	}
-	if root.Ino != c.rootID.Ino || root.Mnt_id != c.rootID.Mnt_id {
+	if !c.atRoot() {
 		if err := unix.Fchdir(c.proc); err != nil {
 			return -1, err
 		}
