@@ -155,10 +155,10 @@ func oneIDHint(output []string) string {
 		return ""
 	}
 	fails := "setuid to another one fails"
-	if sandbox.CheckOwners() != nil {
+	if ids.CheckOwners() != nil {
 		fails = "chown and setuid to another one fail"
 	}
-	return "commands have one id here, as " + ids.Why + ": " + fails + " with \"Invalid argument\"; apt-get needs -oAPT::Sandbox::User=root"
+	return "commands have " + ids.Few() + " here, as " + ids.Why + ": " + fails + " with \"Invalid argument\"; apt-get needs -oAPT::Sandbox::User=root"
 }
 
 // Unwrap returns how the command ended.

@@ -75,9 +75,9 @@ func idsFinding() Finding {
 	case ids.Why == "":
 		f.Chosen = fmt.Sprintf("a user namespace with %d user and %d group ids", ids.UIDs, ids.GIDs)
 	default:
-		f.State, f.Chosen = Limited, "a user namespace with one id; owners are noted in the store, and right in images"
+		f.State, f.Chosen = Limited, "a user namespace with "+ids.Few()+"; owners are noted in the store, and right in images"
 		f.Why = ids.Why + ": USER and setuid to others fail in commands"
-		if err := sandbox.CheckOwners(); err != nil {
+		if err := ids.CheckOwners(); err != nil {
 			f.Why = fmt.Sprintf("%s: USER and chown to others fail in commands (%v)", ids.Why, err)
 		}
 		f.Do = "install newuidmap and newgidmap (Debian: uidmap), and as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"

@@ -42,6 +42,25 @@ func CurrentIDs() (IDs, error) {
 	return ids, nil
 }
 
+// Few says of which ids there is but one.
+func (i IDs) Few() string {
+	switch {
+	case i.UIDs > 1:
+		return "one group id"
+	case i.GIDs > 1:
+		return "one user id"
+	}
+	return "one id"
+}
+
+// CheckOwners tells whether commands that have too few ids can nevertheless set and see the owners of files.
+func (i IDs) CheckOwners() error {
+	if i.UIDs != 1 || i.GIDs != 1 {
+		return errors.New("owners are answered for only where there is one of both kinds")
+	}
+	return checkListener()
+}
+
 // mapped counts the ids of a map, and tells which one 0 is outside.
 func mapped(file string) (count uint64, outer int, err error) {
 	b, err := os.ReadFile(file)
