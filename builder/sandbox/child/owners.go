@@ -313,7 +313,7 @@ func (c *call) file() (int, error) {
 	if c.Verb == VerbChown && c.Path == NoArg && c.pathOnly() {
 		return -1, unix.EBADF
 	}
-	if c.Dir != NoArg && int32(c.args[c.Dir]) != unix.AT_FDCWD {
+	if c.Dir != NoArg && (c.Path == NoArg || int32(c.args[c.Dir]) != unix.AT_FDCWD) {
 		from = fmt.Sprintf("fd/%d", int32(c.args[c.Dir]))
 	}
 	dir, err := c.open(c.proc, c.of(from))

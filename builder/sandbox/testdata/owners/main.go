@@ -69,6 +69,7 @@ func errors() {
 		show("stat "+short, unix.Stat(name, &unix.Stat_t{}))
 	}
 	show("bad descriptor", unix.Fchown(99, 5, 6))
+	show("no descriptor", unix.Fchown(unix.AT_FDCWD, 5, 6))
 	show("bad directory", unix.Fchownat(99, "file", 5, 6, 0))
 	show("bad flags", unix.Fchownat(unix.AT_FDCWD, "file", 5, 6, 1))
 	show("bad stat flags", unix.Fstatat(unix.AT_FDCWD, "file", &unix.Stat_t{}, 1))
