@@ -22,6 +22,7 @@ func main() {
 	}
 	os.Chdir("/owned")
 	os.Mkdir("sub", 0o755)
+	os.Mkdir("busy", 0o755) // for those that are killed: what they had asked for may be done after them
 	for _, name := range []string{"file", "plain", "sub/file"} {
 		os.WriteFile(name, []byte("x"), 0o644)
 	}
@@ -139,7 +140,7 @@ func threads() {
 // killed ends programs while they change and see owners.
 func killed() {
 	for i := range 10 {
-		c := exec.Command("/bin/sh", "-c", "while :; do busybox chown -R 30:31 sub; busybox ls -lR sub; done")
+		c := exec.Command("/bin/sh", "-c", "while :; do busybox chown -R 30:31 busy; busybox ls -lR busy; done")
 		if err := c.Start(); err != nil {
 			fmt.Println(err)
 			continue
