@@ -14,7 +14,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// wire is a network, and the other end of its device.
+// wire is a network that has not started, and the other end of its device.
 func wire(t *testing.T) (*Network, int) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -22,7 +22,7 @@ func wire(t *testing.T) (*Network, int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fds[1]) })
-	return Start(os.NewFile(uintptr(fds[0]), "wire"), nil), fds[1]
+	return newNetwork(os.NewFile(uintptr(fds[0]), "wire"), nil), fds[1]
 }
 
 // listen is a server on an address that is not the loopback interface's.
@@ -95,18 +95,16 @@ func received(t *testing.T, fd int, port uint16, flags header.TCPFlags, within t
 func TestHandshakeAfterClose(t *testing.T) {
 	n, fd := wire(t)
 	defer n.Close()
-	to := netip.MustParseAddrPort("192.0.2.1:80")
-	send(t, fd, syn(netip.MustParseAddrPort("127.0.0.1:1"), 999)) // makes the stack
-	<-n.idle
 	done := make(chan error, 1)
-	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(n.stack, 0, 1, func(r *tcp.ForwarderRequest) {
+	n.forward = func(r *tcp.ForwarderRequest) {
 		n.cancel()
 		n.stack.Close()
 		_, err := n.accept(r, new(waiter.Queue))
 		r.Complete(false)
 		done <- err
-	}).HandlePacket)
-	send(t, fd, syn(to, 1000))
+	}
+	n.start()
+	send(t, fd, syn(netip.MustParseAddrPort("192.0.2.1:80"), 1000))
 	select {
 	case err := <-done:
 		if err == nil {
@@ -125,6 +123,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	for range maxStreams {
 		n.streams <- struct{}{}
 	}
+	n.start()
 	send(t, fd, syn(to, 1001))
 	if received(t, fd, 1001, 0, 200*time.Millisecond) {
 		t.Error("there is one connection too many")

@@ -61,7 +61,8 @@ type Network struct {
 	cancel context.CancelFunc
 	flows  chan struct{} // one token for each UDP flow
 
-	streams chan struct{} // one token for each TCP connection, those to the gateway too
+	streams chan struct{}               // one token for each TCP connection, those to the gateway too
+	forward func(*tcp.ForwarderRequest) // what becomes of a connection that begins
 
 	mu     sync.Mutex
 	closed bool
@@ -73,15 +74,28 @@ const maxFlows = 1024
 
 // Start serves the tun device, and takes it over. Queries to the gateway go to the resolvers, in order of preference.
 func Start(tun *os.File, resolvers []netip.AddrPort) *Network {
-	n := &Network{tun: tun, idle: make(chan struct{}), dns: &resolver{servers: resolvers}, flows: make(chan struct{}, maxFlows), streams: make(chan struct{}, maxStreams)}
+	n := newNetwork(tun, resolvers)
+	n.start()
+	return n
+}
+
+func newNetwork(tun *os.File, resolvers []netip.AddrPort) *Network {
+	n := &Network{
+		tun: tun, idle: make(chan struct{}), dns: &resolver{servers: resolvers},
+		flows: make(chan struct{}, maxFlows), streams: make(chan struct{}, maxStreams),
+	}
+	n.forward = n.forwardTCP
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	return n
+}
+
+func (n *Network) start() {
 	go func() {
 		defer close(n.idle)
 		if n.awaitPacket() == nil {
 			n.fault = n.serve()
 		}
 	}()
-	return n
 }
 
 // awaitPacket returns nil once there is something to read. Most commands never send a packet, and a stack takes longer
@@ -117,7 +131,7 @@ func (n *Network) configure() error {
 	if err := n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack); err != nil {
 		return fmt.Errorf("%s", err)
 	}
-	forwarder := tcp.NewForwarder(n.stack, 0, maxConnects, n.forwardTCP)
+	forwarder := tcp.NewForwarder(n.stack, 0, maxConnects, n.forward)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
 	n.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(n.stack, n.forwardUDP).HandlePacket)
 
