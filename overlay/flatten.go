@@ -79,7 +79,7 @@ func (f *flattener) copy(fd int, n *Node) error {
 	id := fileID{n.Stat.Dev, n.Stat.Ino}
 	if first, ok := f.copies[id]; ok {
 		err := unix.Linkat(unix.AT_FDCWD, f.dir+"/"+first, fd, n.Name, 0)
-		if err == nil || err != unix.EMLINK {
+		if err != unix.EMLINK {
 			return wrapLink(n, err)
 		}
 	}
