@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"unsafe"
 
+	"builder/overlay"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -30,7 +32,7 @@ func keyring() error {
 // chdir goes to a directory of the tree. Links of /proc that lead to open descriptors are not followed: behind one
 // there could be a directory of the host. That the kernel names the place by a path from the root is checked after.
 func chdir(name string) error {
-	fd, err := openAt(unix.AT_FDCWD, name, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := overlay.OpenAt(unix.AT_FDCWD, name, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_MAGICLINKS)
 	switch err {
 	case nil:
 	case unix.ENOENT:
@@ -44,7 +46,11 @@ func chdir(name string) error {
 	if err := unix.Fchdir(fd); err != nil {
 		return fmt.Errorf("working directory %s: %w", name, err)
 	}
-	if wd, err := unix.Getwd(); err != nil || !strings.HasPrefix(wd, "/") {
+	wd, err := unix.Getwd()
+	if err == unix.ENAMETOOLONG {
+		return fmt.Errorf("working directory %s: %w", name, err)
+	}
+	if err != nil || !strings.HasPrefix(wd, "/") {
 		return fmt.Errorf("working directory %s: it is outside of the tree", name)
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"path"
 	"strings"
 
+	"builder/overlay"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -106,7 +108,7 @@ func OpenBind(op Bind) (int, error) {
 		return -1, wrap(op.From, err)
 	}
 	defer unix.Close(dir)
-	fd, err := openAt(dir, op.Path, unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := overlay.OpenAt(dir, op.Path, unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return -1, wrap(path.Join("/", op.Path), err)
 	}
@@ -146,23 +148,7 @@ func (s *state) open(name string, flags uint64) (int, error) {
 }
 
 func openIn(dir int, name string, flags uint64) (int, error) {
-	return openAt(dir, name, flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
-}
-
-// maxTries is how often openAt asks again; a command that renames all the time was seen to cause a few EAGAIN in a row.
-const maxTries = 1000
-
-// openAt is openat2(2) with O_CLOEXEC, asked again when a signal interrupted it (EINTR), or when something was renamed
-// meanwhile and the kernel could not tell whether that led out (EAGAIN). overlay.OpenAt does the same; to import it would
-// bring the whole of that package into a program that has to start in a millisecond.
-func openAt(dir int, name string, flags, resolve uint64) (int, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve}
-	for try := 0; ; try++ {
-		fd, err := unix.Openat2(dir, name, &how)
-		if err != unix.EINTR && err != unix.EAGAIN || try == maxTries {
-			return fd, err
-		}
-	}
+	return overlay.OpenAt(dir, name, flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
 }
 
 // makeTarget makes a missing mountpoint and its parents, and opens it.
