@@ -1,31 +1,17 @@
 package sbom
 
 import (
-	"compress/gzip"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"builder/builder/sbom/sbomtest"
 )
 
 // gunzip makes a file of one that is packed.
 func gunzip(t *testing.T, from, to string) {
 	t.Helper()
-	f, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, to, b)
+	write(t, to, sbomtest.Gunzip(t, from))
 }
 
 // TestRPM names the packages of rpm's databases in every place, form and distribution.

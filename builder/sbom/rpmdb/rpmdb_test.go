@@ -2,7 +2,6 @@ package rpmdb
 
 import (
 	"bytes"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"os"
@@ -12,25 +11,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"builder/builder/sbom/sbomtest"
 )
 
 // unpacked is a file, of testdata as a rule.
 func unpacked(t testing.TB, dir, name string) []byte {
 	t.Helper()
-	f, err := os.Open(filepath.Join(dir, name+".gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return sbomtest.Gunzip(t, filepath.Join(dir, name+".gz"))
 }
 
 func reader(b []byte) *io.SectionReader {

@@ -2,32 +2,19 @@ package sqlite
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"testing"
+
+	"builder/builder/sbom/sbomtest"
 )
 
 // rows is a database that SQLite made (testdata/make).
 func rows(t testing.TB) []byte {
 	t.Helper()
-	f, err := os.Open("testdata/rows.db.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return sbomtest.Gunzip(t, "testdata/rows.db.gz")
 }
 
 func reader(b []byte) *io.SectionReader {
