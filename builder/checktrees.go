@@ -184,7 +184,7 @@ func (c *checker) proveUnpacked(ctx context.Context, id snapshot.ID, p *proof) (
 	if err := c.unpack(ctx, p.image.Layers[p.n], draft); err != nil {
 		return false, fmt.Errorf("unpack it again: %w", err)
 	}
-	want, err := layer.Pack(ctx, io.Discard, draft.Upper(), draft.Lower(), layer.Times{})
+	want, err := layer.Pack(ctx, io.Discard, draft.Change(), draft.Lower(), layer.Times{})
 	if err != nil {
 		return false, err
 	}

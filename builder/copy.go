@@ -236,7 +236,7 @@ func (b *build) packLate(ctx context.Context, s *plan.Step, draft *snapshot.Draf
 		return nil, err
 	}
 	t := layer.Times{Epoch: epoch, Since: draft.Began(), All: copied(s.Op)}
-	packed, err := layer.PackFrom(ctx, io.Discard, draft.Upper(), draft.Lower(), t,
+	packed, err := layer.PackFrom(ctx, io.Discard, draft.Change(), draft.Lower(), t,
 		func(path string) (io.ReadCloser, *copier.Content, error) { return sel.late.Open(path) })
 	if n := sel.late.Len(); err == nil && n > 0 {
 		err = fmt.Errorf("%d of the files copied were not packed", n)

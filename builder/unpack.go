@@ -166,7 +166,7 @@ func unpackPlain(ctx context.Context, plain io.Reader, l Layer, draft *snapshot.
 }
 
 // packer is layer.Pack or layer.Repack.
-type packer func(context.Context, io.Writer, string, overlay.Stack, layer.Times) (layer.Packed, error)
+type packer func(ctx context.Context, w io.Writer, upper, lower overlay.Stack, t layer.Times) (layer.Packed, error)
 
 // pack writes the plain tar of a layer that the store has as a tree.
 func (s *Store) pack(ctx context.Context, l Layer, w io.Writer, pack packer) (layer.Packed, error) {

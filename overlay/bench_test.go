@@ -39,7 +39,7 @@ func BenchmarkChanges(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		told := 0
-		err := overlay.Changes(context.Background(), filepath.Join(dir, "up"), lower, func(overlay.Change) error {
+		err := overlay.Changes(context.Background(), overlay.Stack{filepath.Join(dir, "up")}, lower, func(overlay.Change) error {
 			told++
 			return nil
 		})

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,26 +20,26 @@ type Change struct {
 	Opaque bool   // a directory that hides all that lower has below it
 }
 
-// Changes calls fn for everything in which the directory upper, filled through overlayfs or by hand, differs from the
-// stack lower: parents before children, a directory's entries sorted bytewise by name. An error of fn ends the walk and
-// is returned as it is.
+// Changes calls fn for everything in which the stack upper over lower differs from lower alone: parents before children,
+// a directory's entries sorted bytewise by name. Upper is directories filled through overlayfs or by hand, one for most
+// changes, and what several of them show together is one change. An error of fn ends the walk and is returned as it is.
 //
 // Left out are whiteouts of nothing, sockets (reported as Delete where they replace a file), directories whose mode,
 // owner, modification time and attributes are lower's, and files that overlayfs copied up without a lasting change: all
 // of that and the content are lower's, and no hard link was made. The root is reported when its mode, owner or
 // attributes differ from lower's, never for its time alone, and never when lower is empty.
 //
-// The Nodes passed to fn read the upper directory alone; Children of a directory among them may show whiteouts.
-func Changes(ctx context.Context, upper string, lower Stack, fn func(Change) error) error {
-	up, err := Stack{upper}.Root()
+// The Nodes passed to fn read upper alone; of one directory, Children of a directory among them may show whiteouts.
+func Changes(ctx context.Context, upper, lower Stack, fn func(Change) error) error {
+	up, err := upper.Root()
 	if err != nil {
-		return fmt.Errorf("find changes in %s: %w", upper, err)
+		return fmt.Errorf("find changes: %w", err)
 	}
 	low, err := lower.Root()
 	if err != nil {
-		return fmt.Errorf("find changes in %s: %w", upper, err)
+		return fmt.Errorf("find changes in %s: %w", up.Host(), err)
 	}
-	d := &differ{ctx: ctx, root: up.roots[0], fn: fn}
+	d := &differ{ctx: ctx, root: up, fn: fn}
 	if len(lower) > 0 {
 		if err := d.top(up, low); err != nil {
 			return err
@@ -49,10 +48,10 @@ func Changes(ctx context.Context, upper string, lower Stack, fn func(Change) err
 	return d.dir(up, low)
 }
 
-// differ compares one upper directory with the tree below it.
+// differ compares an upper directory, or several that are one change, with the tree below.
 type differ struct {
 	ctx  context.Context
-	root string
+	root *Node
 	fn   func(Change) error
 	bufs [2][]byte
 	// names counts those that files with several have in root; nil before anybody asked.
@@ -73,19 +72,18 @@ func (d *differ) top(up, low *Node) error {
 
 // dir reports the changes below one directory. low is nil when nothing in lower shows through.
 func (d *differ) dir(up, low *Node) error {
-	rel := up.rel()
-	l, err := list([]string{d.root}, rel)
+	l, err := list(up.roots, up.rel())
 	defer l.close()
 	for err == nil && len(l.names) > 0 {
 		var some []upperEntry
-		if some, err = l.someEntries(rel); err == nil {
+		if some, err = l.someEntries(up.rel()); err == nil {
 			if err := d.entries(some, low); err != nil {
 				return err
 			}
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("find changes in %s: %w", filepath.Join(d.root, rel), err)
+		return fmt.Errorf("find changes in %s: %w", up.Host(), err)
 	}
 	return nil
 }
@@ -102,7 +100,7 @@ func (d *differ) entries(some []upperEntry, low *Node) error {
 				below, err = nil, nil
 			}
 			if err != nil {
-				return fmt.Errorf("find changes in %s: %w", filepath.Join(d.root, e.rel()), err)
+				return fmt.Errorf("find changes in %s: %w", e.rel(), err)
 			}
 		}
 		if err := d.entry(e, below); err != nil {
@@ -165,9 +163,11 @@ func compareDirs(up, low *Node) (opaque, same bool, err error) {
 	if same, err = sameMeta(up, low); err != nil {
 		return false, false, err
 	}
-	marked, err := isOpaque(up.roots[0], up.rel())
-	if err != nil || !marked {
-		return false, same, err
+	if !up.hides {
+		marked, err := isOpaque(up.roots[len(up.roots)-1], up.rel())
+		if err != nil || !marked {
+			return false, same, err
+		}
 	}
 	hidden, err := low.Children()
 	return len(hidden) > 0, same, err
@@ -205,11 +205,7 @@ func (d *differ) linked(up *Node) (bool, error) {
 	}
 	if d.names == nil {
 		d.names = map[fileID]int{}
-		top, err := Stack{d.root}.Root()
-		if err == nil {
-			err = d.countNames(top)
-		}
-		if err != nil {
+		if err := d.countNames(d.root); err != nil {
 			return false, err
 		}
 	}
@@ -302,43 +298,40 @@ type upperEntry struct {
 	whiteout bool
 }
 
-// statBatch is how many files of a directory are described at once, so that a directory of any size costs no more memory
+// statBatch is how many names of a directory are described at once, so that a directory of any size costs no more memory
 // than its names.
 const statBatch = 512
 
-// someEntries describes the next names of one upper directory, whiteouts included, in the order of names. It leaves no
+// someEntries describes the next names of a directory of upper, whiteouts included, in the order of names. It leaves no
 // file open, since the directories among them are entered before the next are asked for.
 func (l *listing) someEntries(rel string) ([]upperEntry, error) {
-	if len(l.fds) == 0 {
-		fd, err := openBeneath(l.roots[0], rel, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-		if err != nil {
-			return nil, err
-		}
-		l.fds = append(l.fds, fd)
+	if err := l.open(rel); err != nil {
+		return nil, err
 	}
 	defer l.close()
-	names := l.names[:min(len(l.names), statBatch)]
-	l.names = l.names[len(names):]
-	entries := make([]upperEntry, len(names))
-	slab := make([]Node, len(names))
-	p := probe{roots: l.roots, marks: func(int) (bool, error) { return l.marksWhiteouts(0, rel) }}
-	for i, e := range names {
-		n := &slab[i]
-		*n = Node{Name: e.name, dir: rel, roots: l.roots}
-		if err := unix.Fstatat(l.fds[0], e.name, &n.Stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return nil, &fs.PathError{Op: "stat", Path: n.Host(), Err: err}
+	var names []dirName
+	p := probe{stat: func(i int, st *unix.Stat_t) error {
+		err := unix.Fstatat(l.fds[names[i].dir], names[i].name, st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == unix.ENOENT {
+			err = unix.ESTALE // nothing writes to upper: what was listed has to be there
 		}
-		whiteout, err := n.whiteoutIn(p, 0, &n.Stat)
+		return err
+	}, marks: func(i int) (bool, error) { return l.marksWhiteouts(names[i].dir, rel) }}
+	entries := make([]upperEntry, 0, min(len(l.names), statBatch))
+	slab := make([]Node, cap(entries))
+	for len(entries) < cap(entries) && len(l.names) > 0 {
+		names = l.next()
+		p.roots = l.rootsOf(names)
+		n := &slab[len(entries)]
+		*n = Node{Name: names[0].name, dir: rel}
+		found, err := n.merge(p)
 		if err != nil {
 			return nil, err
 		}
-		if !whiteout {
-			err = n.recorded()
+		if !found {
+			n.roots = p.roots[:1]
 		}
-		if err != nil {
-			return nil, err
-		}
-		entries[i] = upperEntry{n, whiteout}
+		entries = append(entries, upperEntry{n, !found})
 	}
 	return entries, nil
 }

@@ -19,7 +19,7 @@ type collector struct {
 
 // children collects below the directory n of the copy, of which low is what lower has there, nil for nothing.
 func (c *collector) children(n, low *Node) error {
-	entries, err := upperEntries(c.root, n.rel())
+	entries, err := upperEntries(c.Plain.dir, n.rel())
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (c *collector) isCopy(n *Node) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	fd, err := openBeneath(c.root, n.rel(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	fd, err := openBeneath(c.Plain.dir, n.rel(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return false, err
 	}
@@ -145,7 +145,7 @@ func (c *collector) file(n, low *Node) error {
 		}
 		was.names.moved = to
 	}
-	if err := os.Rename(path.Join(c.root, n.rel()), to); err != nil {
+	if err := os.Rename(path.Join(c.Plain.dir, n.rel()), to); err != nil {
 		return err
 	}
 	return c.clean(n)

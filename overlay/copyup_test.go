@@ -44,7 +44,7 @@ func TestCopyUpDirs(t *testing.T) {
 		t.Errorf("copied up:\n%s", d)
 	}
 	told := 0
-	err := overlay.Changes(t.Context(), upper, lower, func(overlay.Change) error { told++; return nil })
+	err := overlay.Changes(t.Context(), overlay.Stack{upper}, lower, func(overlay.Change) error { told++; return nil })
 	if told != 0 || err != nil {
 		t.Errorf("%d changes, %v", told, err)
 	}

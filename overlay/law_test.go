@@ -67,7 +67,7 @@ func law(t *testing.T, seed uint64) {
 	plain := mkdirs(t, tmp, "plain")[0]
 	random := overlaytest.NewRandom(plain, seed)
 	var lower overlay.Stack
-	before := overlaytest.Describe(t, overlay.Stack{plain})
+	before := []map[string]string{overlaytest.Describe(t, overlay.Stack{plain})} // by how many layers there were
 	for layer := range 8 {
 		dirs := mkdirs(t, tmp, fmt.Sprintf("l%d/fs", layer), fmt.Sprintf("l%d/work", layer))
 		if err := overlay.CopyUpDirs(dirs[0], lower, "."); err != nil {
@@ -82,23 +82,26 @@ func law(t *testing.T, seed uint64) {
 			t.Fatalf("mounted, layer %d:\n%s\n%s", layer, d, random.Log())
 		}
 		done()
-		if d := overlaytest.Diff(overlaytest.Describe(t, append(overlay.Stack{dirs[0]}, lower...)), want); d != "" {
+		lower = append(overlay.Stack{dirs[0]}, lower...)
+		if d := overlaytest.Diff(overlaytest.Describe(t, lower), want); d != "" {
 			t.Fatalf("unmounted, layer %d:\n%s\n%s", layer, d, random.Log())
 		}
-		checkChanges(t, dirs[0], lower, before, want)
-		lower, before = append(overlay.Stack{dirs[0]}, lower...), want
+		for n := range lower { // the uppermost together
+			checkChanges(t, lower[:n+1], lower[n+1:], before[layer-n], want)
+		}
+		before = append(before, want)
 	}
 	flat := mkdirs(t, tmp, "flat")[0]
 	if err := overlay.Flatten(flat, lower); err != nil {
 		t.Fatal(err)
 	}
-	if d := overlaytest.Diff(overlaytest.Describe(t, overlay.Stack{flat}), before); d != "" {
+	if d := overlaytest.Diff(overlaytest.Describe(t, overlay.Stack{flat}), before[len(before)-1]); d != "" {
 		t.Fatalf("flattened:\n%s\n%s", d, random.Log())
 	}
 }
 
 // checkChanges holds what Changes says against what two descriptions differ in.
-func checkChanges(t *testing.T, upper string, lower overlay.Stack, before, after map[string]string) {
+func checkChanges(t *testing.T, upper, lower overlay.Stack, before, after map[string]string) {
 	t.Helper()
 	told := make(map[string]overlay.Change)
 	last := ""
@@ -216,7 +219,7 @@ func TestChangesOfFlattened(t *testing.T) {
 		t.Fatal(err)
 	}
 	told := func() (paths []string) {
-		err := overlay.Changes(t.Context(), dirs[1], overlay.Stack{dirs[0]}, func(c overlay.Change) error {
+		err := overlay.Changes(t.Context(), dirs[1:2], overlay.Stack{dirs[0]}, func(c overlay.Change) error {
 			paths = append(paths, c.Path)
 			return nil
 		})

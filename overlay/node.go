@@ -19,6 +19,7 @@ type Node struct {
 
 	dir   string   // path of its directory below each root, "." for one of the root; "" for the root itself
 	roots []string // host directories that take part at rel, uppermost first; one for a file, none for the empty tree
+	hides bool     // below roots there was something else of the name: a directory shows nothing of further stacks
 }
 
 // rel is the path below each root, "." for the root.
@@ -144,18 +145,15 @@ func (n *Node) Each(fn func(child *Node) error) error {
 	if err != nil {
 		return err
 	}
-	names := l.names
+	var names []dirName
 	p := probe{stat: func(i int, st *unix.Stat_t) error {
 		return unix.Fstatat(l.fds[names[i].dir], names[i].name, st, unix.AT_SYMLINK_NOFOLLOW)
 	}, marks: func(i int) (bool, error) { return l.marksWhiteouts(names[i].dir, dir) }}
 	var child Node
-	for len(names) > 0 {
-		same := 1
-		for same < len(names) && names[same].name == names[0].name {
-			same++
-		}
+	for len(l.names) > 0 {
+		names = l.next()
 		child = Node{Name: names[0].name, dir: dir}
-		p.roots = l.rootsOf(names[:same])
+		p.roots = l.rootsOf(names)
 		found, err := child.merge(p)
 		if err == nil && found {
 			err = fn(&child)
@@ -163,7 +161,6 @@ func (n *Node) Each(fn func(child *Node) error) error {
 		if err != nil {
 			return err
 		}
-		names = names[same:]
 	}
 	return nil
 }
@@ -196,6 +193,7 @@ func (n *Node) merge(p probe) (found bool, err error) {
 		}
 		dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 		if hidden || !dir && len(n.roots) > 0 {
+			n.hides = true
 			break
 		}
 		switch {
@@ -253,7 +251,8 @@ type dirName struct {
 	dir  int
 }
 
-// listing is the names of one directory in each of its roots, sorted by name and then uppermost first.
+// listing is the names of one directory in each of its roots, sorted by name and then uppermost first. Names are taken
+// from its beginning.
 type listing struct {
 	roots []string
 	fds   []int
@@ -263,15 +262,13 @@ type listing struct {
 
 func list(roots []string, rel string) (*listing, error) {
 	l := &listing{roots: roots, fds: make([]int, 0, len(roots))}
-	for i, root := range roots {
-		fd, err := openBeneath(root, rel, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-		if err != nil {
-			return l, err
-		}
-		l.fds = append(l.fds, fd)
+	if err := l.open(rel); err != nil {
+		return l, err
+	}
+	for i, fd := range l.fds {
 		names, err := readNames(fd)
 		if err != nil {
-			return l, &fs.PathError{Op: "readdir", Path: filepath.Join(root, rel), Err: err}
+			return l, &fs.PathError{Op: "readdir", Path: filepath.Join(roots[i], rel), Err: err}
 		}
 		l.names = slices.Grow(l.names, strings.Count(names, "\x00"))
 		for name := range strings.SplitSeq(strings.TrimSuffix(names, "\x00"), "\x00") {
@@ -287,6 +284,29 @@ func list(roots []string, rel string) (*listing, error) {
 		return a.dir - b.dir
 	})
 	return l, nil
+}
+
+// open opens the directory in each root, unless it is open.
+func (l *listing) open(rel string) error {
+	for _, root := range l.roots[len(l.fds):] {
+		fd, err := openBeneath(root, rel, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+		if err != nil {
+			return err
+		}
+		l.fds = append(l.fds, fd)
+	}
+	return nil
+}
+
+// next takes the next name: all entries that have it.
+func (l *listing) next() []dirName {
+	same := 1
+	for same < len(l.names) && l.names[same].name == l.names[0].name {
+		same++
+	}
+	names := l.names[:same]
+	l.names = l.names[same:]
+	return names
 }
 
 // rootsOf returns the roots in which entries, all of one name, were found. Neighbours share the listing's own slice.
@@ -320,5 +340,5 @@ func (l *listing) close() {
 	for _, fd := range l.fds {
 		unix.Close(fd)
 	}
-	l.fds = nil
+	l.fds = l.fds[:0]
 }

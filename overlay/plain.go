@@ -250,7 +250,7 @@ func (p *Plain) collect(ctx context.Context, upper string, lower Stack) error {
 	if err != nil {
 		return err
 	}
-	c := &collector{Plain: p, upper: real, differ: differ{ctx: ctx, root: p.dir, own: true}}
+	c := &collector{Plain: p, upper: real, differ: differ{ctx: ctx, root: top, own: true}}
 	if err := c.children(top, low); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"builder/overlay"
@@ -22,6 +23,7 @@ type Draft struct {
 	dir   string
 	lock  *os.File
 	lower overlay.Stack
+	share overlay.Stack // the directories of Meta.Shared
 	meta  Meta
 	ended bool
 }
@@ -121,9 +123,42 @@ func (d *Draft) Work() string { return filepath.Join(d.dir, "work") }
 // Scratch is an empty directory that goes away with the draft.
 func (d *Draft) Scratch() string { return filepath.Join(d.dir, "scratch") }
 
-// Stack is the tree as it is now: Upper over Lower.
-func (d *Draft) Stack() overlay.Stack {
-	return append(overlay.Stack{d.Upper()}, d.lower...)
+// Note is a file that the snapshot will have beside the directory, if it is written.
+func (d *Draft) Note() string { return filepath.Join(d.dir, noteName) }
+
+// Change is what the draft changes: Upper, and what is shared below it.
+func (d *Draft) Change() overlay.Stack {
+	return append(overlay.Stack{d.Upper()}, d.share...)
+}
+
+// Stack is the tree as it is now: Change over Lower.
+func (d *Draft) Stack() overlay.Stack { return append(d.Change(), d.lower...) }
+
+// Sharable is the snapshot of one directory, id or the one that id shares, that rests on
+// exactly what the draft rests on, so that the draft may share it; ok is false if there
+// is none.
+func (d *Draft) Sharable(id ID) (base ID, ok bool) {
+	m, err := d.store.Meta(id)
+	if err == nil && m.Shared == 1 {
+		id = m.Below[0]
+		m, err = d.store.Meta(id)
+	}
+	return id, err == nil && !m.Same && m.Shared == 0 && slices.Equal(m.Below, d.meta.Below)
+}
+
+// Share makes what a Sharable snapshot changes a part of what the draft changes: what
+// Upper has comes over it, as over a lower directory.
+func (d *Draft) Share(base ID) error {
+	if _, ok := d.Sharable(base); !ok || d.meta.Shared > 0 {
+		return fmt.Errorf("snapshot %s cannot be shared", base)
+	}
+	share, err := d.store.dirs([]ID{base})
+	if err != nil {
+		return err
+	}
+	d.share, d.meta.Shared = share, 1
+	d.meta.Below = append([]ID{base}, d.meta.Below...)
+	return nil
 }
 
 // Commit makes the draft the snapshot id, or one with a new ID if id is empty. When
@@ -142,7 +177,7 @@ func (d *Draft) Commit(id ID) (ID, error) {
 		}
 	}
 	var err error
-	if d.meta.Same, err = unchanged(d.Upper(), d.lower); err != nil {
+	if d.meta.Same, err = unchanged(d.Change(), d.lower); err != nil {
 		return "", err
 	}
 	b, err := json.Marshal(d.meta)
@@ -178,7 +213,7 @@ func (d *Draft) publish(id ID) (fresh bool, err error) {
 }
 
 // unchanged reports whether upper changes nothing of lower.
-func unchanged(upper string, lower overlay.Stack) (bool, error) {
+func unchanged(upper, lower overlay.Stack) (bool, error) {
 	found := errors.New("found a change")
 	err := overlay.Changes(context.Background(), upper, lower, func(overlay.Change) error { return found })
 	if err == found {

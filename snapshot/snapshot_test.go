@@ -5,9 +5,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
+	"builder/overlay"
 	"builder/snapshot"
 )
 
@@ -55,7 +57,7 @@ func TestStackGrows(t *testing.T) {
 	if root, err := s.Stack(""); err != nil || len(root) != 0 {
 		t.Fatalf("empty tree: %v, %v", root, err)
 	}
-	if upper, lower, err := s.Layer(b); err != nil || upper != stack[1] || len(lower) != 1 {
+	if upper, lower, err := s.Layer(b); err != nil || !slices.Equal(upper, stack[1:2]) || len(lower) != 1 {
 		t.Fatalf("layer: %s %v %v", upper, lower, err)
 	}
 }
@@ -85,9 +87,87 @@ func TestSnapshotsWithoutAChangeAreLeftOut(t *testing.T) {
 		}
 	}
 	upper, lower, err := again.Layer(tree)
-	if err != nil || upper != filepath.Join(dir, string(tree), "fs") || len(lower) != 1 {
+	if err != nil || !slices.Equal(upper, overlay.Stack{filepath.Join(dir, string(tree), "fs")}) || len(lower) != 1 {
 		t.Errorf("its layer: %s over %v, %v", upper, lower, err)
 	}
+}
+
+// TestShare makes changes that share another one's directory, and rests on them.
+func TestShare(t *testing.T) {
+	s, dir := open(t)
+	below := commit(t, s, "", "", "below")
+	whole := commit(t, s, below, "", "whole")
+	share := func(last snapshot.ID) snapshot.ID {
+		d := begin(t, s, below)
+		base, ok := d.Sharable(last)
+		if !ok || base != whole {
+			t.Fatalf("%s is shared as %s, %v", last, base, ok)
+		}
+		if err := errors.Join(d.Share(base), os.WriteFile(filepath.Join(d.Upper(), "more"), nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		if len(d.Change()) != 2 || len(d.Stack()) != 3 || len(d.Lower()) != 1 {
+			t.Errorf("change %v, stack %v, lower %v", d.Change(), d.Stack(), d.Lower())
+		}
+		if d.Share(base) == nil {
+			t.Error("shared twice")
+		}
+		id, err := d.Commit("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	first := share(whole)
+	second := share(first)
+	top := commit(t, s, second, "", "top")
+	again, err := snapshot.Open(dir, snapshot.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds(t, again, second, []string{"more", "whole", "below"})
+	holds(t, again, top, []string{"top", "more", "whole", "below"})
+	upper, lower, err := again.Layer(second)
+	if err != nil || len(upper) != 2 || len(lower) != 1 {
+		t.Errorf("its layer: %v over %v, %v", upper, lower, err)
+	}
+	for name, other := range map[string]*snapshot.Draft{"another tree": begin(t, s, whole), "no tree": begin(t, s, "")} {
+		if _, ok := other.Sharable(first); ok || other.Share(whole) == nil {
+			t.Errorf("shared over %s", name)
+		}
+	}
+	if _, ok := begin(t, s, below).Sharable("gone"); ok {
+		t.Error("shared what is not there")
+	}
+}
+
+// TestShareWithoutAChange: what changes nothing all the same is left out with all that it shares.
+func TestShareWithoutAChange(t *testing.T) {
+	s, _ := open(t)
+	below := commit(t, s, "", "", "below")
+	whole := commit(t, s, below, "", "whole")
+	d := begin(t, s, below)
+	if err := errors.Join(d.Share(whole), overlay.Whiteout(d.Upper(), "whole")); err != nil {
+		t.Fatal(err)
+	}
+	id, err := d.Commit("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds(t, s, id, []string{"below"})
+	if _, ok := begin(t, s, below).Sharable(id); !ok {
+		t.Error("what it shares cannot be shared")
+	}
+}
+
+func begin(t *testing.T, s *snapshot.Store, parent snapshot.ID) *snapshot.Draft {
+	t.Helper()
+	d, err := s.Begin(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Discard() })
+	return d
 }
 
 func TestChangedRootCounts(t *testing.T) {

@@ -3,6 +3,7 @@
 //
 //	trees/ID/fs      the directory, in the form of an overlayfs layer
 //	trees/ID/meta    what it rests on and when it was begun
+//	trees/ID/note    what whoever filled the directory wants to know of it later
 //	trees/draft-…    unfinished work, locked by the process that does it
 //
 // A commit is one rename, so that a directory named by an ID is always whole. A
@@ -51,6 +52,9 @@ type Meta struct {
 	// Below lists what the snapshot rests on, nearest first, those left out that change
 	// nothing.
 	Below []ID `json:"below,omitempty"`
+	// Shared is how many of Below, nearest first, hold a part of what the snapshot changes
+	// itself: it has only what differs from them.
+	Shared int `json:"shared,omitempty"`
 	// Same says that the snapshot changes nothing of what it rests on: whatever rests on
 	// it can do without it.
 	Same bool `json:"same,omitempty"`
@@ -98,6 +102,11 @@ func (s *Store) Path(id ID) string { return filepath.Join(s.dir, string(id)) }
 func (s *Store) fs(id ID) string   { return filepath.Join(s.dir, string(id), "fs") }
 func (s *Store) meta(id ID) string { return filepath.Join(s.dir, string(id), "meta") }
 
+// Note is the file that was written as Draft.Note; it need not be there.
+func (s *Store) Note(id ID) string { return filepath.Join(s.dir, string(id), noteName) }
+
+const noteName = "note"
+
 // Has reports whether id is committed and everything it rests on is there, so that it can
 // be relied on.
 func (s *Store) Has(id ID) bool {
@@ -126,6 +135,9 @@ func (s *Store) Meta(id ID) (Meta, error) {
 	if err := json.Unmarshal(b, &m); err != nil {
 		return Meta{}, fmt.Errorf("snapshot %s: %w", id, err)
 	}
+	if m.Shared < 0 || m.Shared > len(m.Below) {
+		return Meta{}, fmt.Errorf("snapshot %s: it shares %d of the %d that it rests on", id, m.Shared, len(m.Below))
+	}
 	s.mu.Lock()
 	s.metas[id] = m
 	s.mu.Unlock()
@@ -148,7 +160,7 @@ func (s *Store) Stack(id ID) (overlay.Stack, error) {
 // parts are the snapshots whose directories make the tree of id, nearest first.
 func (m Meta) parts(id ID) []ID {
 	if m.Same {
-		return m.Below
+		return m.Below[m.Shared:]
 	}
 	return append([]ID{id}, m.Below...)
 }
@@ -180,17 +192,18 @@ func (s *Store) use(id ID) error {
 	return nil
 }
 
-// Layer returns the one directory of id, and the stack it rests on.
-func (s *Store) Layer(id ID) (upper string, lower overlay.Stack, err error) {
+// Layer returns what id changes, its own directory and those that it shares, and the stack
+// that this rests on.
+func (s *Store) Layer(id ID) (upper, lower overlay.Stack, err error) {
 	m, err := s.Meta(id)
 	if err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
 	stack, err := s.dirs(append([]ID{id}, m.Below...))
 	if err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
-	return stack[0], stack[1:], nil
+	return stack[:1+m.Shared], stack[1+m.Shared:], nil
 }
 
 // List returns the IDs of all committed snapshots, sorted.

@@ -86,7 +86,7 @@ func TestLinkAnywhere(t *testing.T) {
 func layer(t *testing.T, upper string) []string {
 	t.Helper()
 	var out []string
-	check(t, overlay.Changes(t.Context(), upper, nil, func(c overlay.Change) error {
+	check(t, overlay.Changes(t.Context(), overlay.Stack{upper}, nil, func(c overlay.Change) error {
 		if c.Delete {
 			out = append(out, "delete "+c.Path)
 			return nil

@@ -30,8 +30,8 @@ func benchTree(b *testing.B) string {
 func BenchmarkPack(b *testing.B)   { benchPack(b, Pack) }
 func BenchmarkRepack(b *testing.B) { benchPack(b, Repack) }
 
-func benchPack(b *testing.B, pack func(context.Context, io.Writer, string, overlay.Stack, Times) (Packed, error)) {
-	dir := benchTree(b)
+func benchPack(b *testing.B, pack func(context.Context, io.Writer, overlay.Stack, overlay.Stack, Times) (Packed, error)) {
+	dir := overlay.Stack{benchTree(b)}
 	b.ReportAllocs()
 	for b.Loop() {
 		p, err := pack(context.Background(), io.Discard, dir, nil, Times{})
@@ -45,7 +45,7 @@ func benchPack(b *testing.B, pack func(context.Context, io.Writer, string, overl
 // BenchmarkCompress is a layer on its way out: 80 MB that compress to half.
 func BenchmarkCompress(b *testing.B) {
 	var buf bytes.Buffer
-	if _, err := Repack(context.Background(), &buf, benchTree(b), nil, Times{}); err != nil {
+	if _, err := Repack(context.Background(), &buf, overlay.Stack{benchTree(b)}, nil, Times{}); err != nil {
 		b.Fatal(err)
 	}
 	for _, kind := range []string{"gzip", "zstd"} {
@@ -68,7 +68,7 @@ func BenchmarkCompress(b *testing.B) {
 
 func BenchmarkUnpack(b *testing.B) {
 	var buf bytes.Buffer
-	if _, err := Pack(context.Background(), &buf, benchTree(b), nil, Times{}); err != nil {
+	if _, err := Pack(context.Background(), &buf, overlay.Stack{benchTree(b)}, nil, Times{}); err != nil {
 		b.Fatal(err)
 	}
 	plain := buf.Bytes()
@@ -100,14 +100,14 @@ func benchUnpack(b *testing.B, encoded []byte, size int64) {
 
 // BenchmarkPackOverlay is a step that changed a tenth of a tree below it.
 func BenchmarkPackOverlay(b *testing.B) {
-	dir := benchTree(b)
+	dir := overlay.Stack{benchTree(b)}
 	upper := b.TempDir()
 	for i := range 500 {
 		write(b, filepath.Join(upper, fmt.Sprintf("usr/d%d/e%d/file%d", i%20, i%500, i)), "changed", time.Unix(2e9, 0))
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Pack(context.Background(), io.Discard, upper, overlay.Stack{dir}, Times{}); err != nil {
+		if _, err := Pack(context.Background(), io.Discard, overlay.Stack{upper}, dir, Times{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -21,7 +21,7 @@ func FuzzChanges(f *testing.F) {
 		if Unpack(t.Context(), bytes.NewReader(data), up, overlay.Stack{low}, Limits{}) != nil {
 			return
 		}
-		if err := overlay.Changes(t.Context(), up, overlay.Stack{low}, func(overlay.Change) error { return nil }); err != nil {
+		if err := overlay.Changes(t.Context(), overlay.Stack{up}, overlay.Stack{low}, func(overlay.Change) error { return nil }); err != nil {
 			t.Error(err)
 		}
 	})

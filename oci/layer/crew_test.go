@@ -78,7 +78,7 @@ func unpacked(t *testing.T, b []byte, lower overlay.Stack, withCrew bool) string
 	}
 	var packed bytes.Buffer
 	epoch := time.Unix(1e9, 0) // directories that no entry names have the time of now
-	p, err := Pack(context.Background(), &packed, dir, lower, Times{Epoch: &epoch})
+	p, err := Pack(context.Background(), &packed, overlay.Stack{dir}, lower, Times{Epoch: &epoch})
 	if err != nil {
 		t.Fatal(err)
 	}

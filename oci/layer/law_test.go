@@ -35,6 +35,11 @@ func mkdirs(t testing.TB, dir string, names ...string) (paths []string) {
 
 func pack(t testing.TB, upper string, lower overlay.Stack, times Times) ([]byte, Packed) {
 	t.Helper()
+	return packAll(t, overlay.Stack{upper}, lower, times)
+}
+
+func packAll(t testing.TB, upper, lower overlay.Stack, times Times) ([]byte, Packed) {
+	t.Helper()
 	var buf bytes.Buffer
 	p, err := Pack(context.Background(), &buf, upper, lower, times)
 	if err != nil {
@@ -71,7 +76,8 @@ func list(t testing.TB, b []byte) (names []string) {
 }
 
 // The law of this package: random changes are made through overlayfs and in a plain directory. Each layer is packed,
-// unpacked onto the layers unpacked before it, and the stack of those is the plain directory.
+// unpacked onto the layers unpacked before it, and the stack of those is the plain directory. So is that of several layers
+// packed as one and of those below them.
 func TestLaw(t *testing.T) {
 	overlaytest.NeedOverlay(t)
 	for _, seed := range []uint64{1, 2, 3, 4, rand.Uint64(), rand.Uint64()} {
@@ -99,6 +105,16 @@ func law(t *testing.T, seed uint64) {
 		if again, p := pack(t, next, unpacked[1:], Times{}); !bytes.Equal(b, again) || p != packed {
 			t.Fatalf("layer %d packs differently once unpacked:\n%s\n--\n%s", layer,
 				strings.Join(list(t, b), "\n"), strings.Join(list(t, again), "\n"))
+		}
+		for n := 2; n <= len(lower); n++ { // the uppermost as one
+			b, _ := packAll(t, lower[:n], lower[n:], Times{})
+			one := mkdirs(t, tmp, fmt.Sprintf("%d/one%d", layer, n))[0]
+			if err := Unpack(context.Background(), bytes.NewReader(b), one, unpacked[n:], Limits{}); err != nil {
+				t.Fatalf("%v\n%s", err, random.Log())
+			}
+			if d := overlaytest.Diff(overlaytest.Describe(t, append(overlay.Stack{one}, unpacked[n:]...)), want); d != "" {
+				t.Fatalf("%d layers below %d as one:\n%s\n%s\n%s", n, layer, d, strings.Join(list(t, b), "\n"), random.Log())
+			}
 		}
 	}
 	checkTree(t, tmp, plain, unpacked)

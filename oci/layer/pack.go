@@ -65,13 +65,14 @@ type Packed struct {
 	Content digest.Digest
 }
 
-// Pack writes to w, as a plain tar, what the directory upper changes over the stack lower. The entries come sorted, a
-// directory before what it holds; owners are numbers only. A file with several names among the changes carries its data
-// under the first, the others are hard links. Sockets are left out; sparse files are written in full.
+// Pack writes to w, as a plain tar, what the directories upper, which are one change, change over the stack lower. The
+// entries come sorted, a directory before what it holds; owners are numbers only. A file with several names among the
+// changes carries its data under the first, the others are hard links. Sockets are left out; sparse files are written in
+// full.
 //
 // Equal trees and equal Times give equal bytes. A file whose size changes while it is read is an error, as is a changed
 // file whose name begins with ".wh.", which a layer cannot hold.
-func Pack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t Times) (Packed, error) {
+func Pack(ctx context.Context, w io.Writer, upper, lower overlay.Stack, t Times) (Packed, error) {
 	p := newPacker(ctx, w, t)
 	return p.pack(p.changes(upper, lower))
 }
@@ -80,15 +81,15 @@ func Pack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t
 // and the data, if it is known. The reader is nil for a file that has its data.
 type From func(path string) (r io.ReadCloser, sum *[sha256.Size]byte, err error)
 
-// PackFrom is Pack of a directory of which some files have all but their data.
-func PackFrom(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t Times, from From) (Packed, error) {
+// PackFrom is Pack of a change of which some files have all but their data.
+func PackFrom(ctx context.Context, w io.Writer, upper, lower overlay.Stack, t Times, from From) (Packed, error) {
 	p := newPacker(ctx, w, t)
 	p.from = from
 	return p.pack(p.changes(upper, lower))
 }
 
 // Repack is Pack for a change whose Content is known: it is left out, so that each byte is hashed once.
-func Repack(ctx context.Context, w io.Writer, upper string, lower overlay.Stack, t Times) (Packed, error) {
+func Repack(ctx context.Context, w io.Writer, upper, lower overlay.Stack, t Times) (Packed, error) {
 	p := newPacker(ctx, w, t)
 	p.content = nil
 	return p.pack(p.changes(upper, lower))
@@ -109,7 +110,7 @@ func PackTree(ctx context.Context, w io.Writer, s overlay.Stack, t Times) (Packe
 }
 
 // changes is the walk over what upper changes.
-func (p *packer) changes(upper string, lower overlay.Stack) func() error {
+func (p *packer) changes(upper, lower overlay.Stack) func() error {
 	return func() error { return overlay.Changes(p.ctx, upper, lower, p.change) }
 }
 

@@ -200,12 +200,12 @@ func TestPackDeterminism(t *testing.T) {
 func TestPackErrors(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/.wh.x", "", time.Unix(0, 0))
-	if _, err := Pack(t.Context(), io.Discard, dir, nil, Times{}); err == nil || !strings.Contains(err.Error(), ".wh.x") {
+	if _, err := Pack(t.Context(), io.Discard, overlay.Stack{dir}, nil, Times{}); err == nil || !strings.Contains(err.Error(), ".wh.x") {
 		t.Error(err)
 	}
 	os.Remove(dir + "/.wh.x")
 	write(t, dir+"/f", strings.Repeat("x", 3<<20), time.Unix(0, 0))
-	if _, err := Pack(t.Context(), failing{}, dir, nil, Times{}); !errors.Is(err, io.ErrClosedPipe) {
+	if _, err := Pack(t.Context(), failing{}, overlay.Stack{dir}, nil, Times{}); !errors.Is(err, io.ErrClosedPipe) {
 		t.Error(err)
 	}
 	write(t, dir+"/small", "12345", time.Unix(0, 0))
@@ -225,7 +225,7 @@ func TestPackErrors(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Pack(ctx, io.Discard, dir, nil, Times{}); !errors.Is(err, context.Canceled) {
+	if _, err := Pack(ctx, io.Discard, overlay.Stack{dir}, nil, Times{}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -252,11 +252,11 @@ func TestRepack(t *testing.T) {
 	up, low := t.TempDir(), t.TempDir()
 	write(t, up+"/d/f", string(sample()), time.Unix(1e9, 5))
 	write(t, up+"/e", "", time.Unix(1e9, 5))
-	first, err := Pack(t.Context(), io.Discard, up, overlay.Stack{low}, Times{})
+	first, err := Pack(t.Context(), io.Discard, overlay.Stack{up}, overlay.Stack{low}, Times{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := Repack(t.Context(), io.Discard, up, overlay.Stack{low}, Times{})
+	again, err := Repack(t.Context(), io.Discard, overlay.Stack{up}, overlay.Stack{low}, Times{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,13 +276,13 @@ func TestPackFrom(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want, err := Pack(t.Context(), io.Discard, whole, nil, Times{})
+	want, err := Pack(t.Context(), io.Discard, overlay.Stack{whole}, nil, Times{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte("\x00" + text))
 	for _, known := range []*[sha256.Size]byte{nil, &sum} {
-		got, err := PackFrom(t.Context(), io.Discard, hollow, nil, Times{}, func(p string) (io.ReadCloser, *[sha256.Size]byte, error) {
+		got, err := PackFrom(t.Context(), io.Discard, overlay.Stack{hollow}, nil, Times{}, func(p string) (io.ReadCloser, *[sha256.Size]byte, error) {
 			if p != "d/large" {
 				return nil, nil, nil
 			}
