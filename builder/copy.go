@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -201,11 +202,55 @@ func (b *build) copy(ctx context.Context, s *plan.Step, op *plan.Copy, draft *sn
 		return err
 	}
 	defer func() { sel.Listing = nil }() // it may be large, and packing comes
-	if !b.leaks.idle() {                 // packing has to look for secrets, in a tree that is whole
-		return sel.Copy(ctx, draft.Upper(), draft.Lower())
+	base := b.compare(s, sel)
+	if b.leaks.idle() {
+		sel.late, err = sel.CopyLate(ctx, draft.Upper(), draft.Lower())
+	} else { // packing has to look for secrets, in a tree that is whole
+		err = sel.Copy(ctx, draft.Upper(), draft.Lower())
 	}
-	sel.late, err = sel.CopyLate(ctx, draft.Upper(), draft.Lower())
-	return err
+	if err != nil {
+		return err
+	}
+	if sel.Differs() {
+		return draft.Share(base)
+	}
+	return writeTrace(sel, draft)
+}
+
+// compare lets a COPY leave out what is as it was in the last build of the same line, and returns the snapshot that it then
+// shares; "" if there is none.
+func (b *build) compare(s *plan.Step, sel *selection) snapshot.ID {
+	key, err := b.store.cache.LastKey(b.slots[s.Index].line)
+	if err != nil || b.uncached(s) {
+		return ""
+	}
+	rec, err := b.store.cache.Get(key)
+	if err != nil {
+		return ""
+	}
+	base, ok := sel.draft.Sharable(rec.Tree)
+	if !ok {
+		return ""
+	}
+	dirs, _, err := b.store.trees.Layer(base)
+	if err != nil {
+		return ""
+	}
+	sel.Compare(copier.Earlier{Upper: dirs[0], Trace: b.store.trees.Note(base)})
+	return base
+}
+
+// writeTrace keeps with the draft what a later COPY can be compared by.
+func writeTrace(sel *selection, draft *snapshot.Draft) error {
+	if !sel.HasTrace() {
+		return nil
+	}
+	f, err := os.OpenFile(draft.Note(), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	return errors.Join(sel.WriteTrace(w), w.Flush(), f.Close())
 }
 
 // keepFiles keeps what the files that are read look like, for --explain in a later build.

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"builder/overlay"
@@ -76,6 +77,8 @@ type Source struct {
 	// file system's clock has moved since the one before: compute tells when that was. The path is good for the length
 	// of the call. Nil always computes.
 	Sum func(path []byte, stamp uint64, compute func() (sum Content, written time.Time, err error)) (Content, error)
+
+	listed time.Time // when its listing began
 }
 
 // Content is the sha256 of a regular file's extended attributes and bytes.
@@ -98,6 +101,10 @@ type Listing struct {
 	matches  []*entry // what the paths selected themselves, and the inline files
 	digested bool
 	first    map[*entry]*entry // of a file's further names: the one that they become links to
+
+	earlier Earlier
+	differs bool   // only what differs from earlier was copied
+	trace   []mark // of what was copied
 }
 
 // List selects the files of a request. The error of a source that is not there is a *NotFoundError.
@@ -110,8 +117,10 @@ func List(ctx context.Context, req Request) (*Listing, error) {
 	if err != nil {
 		return nil, fmt.Errorf("exclude: %w", err)
 	}
+	req.Sources = slices.Clone(req.Sources)
 	l := &Listing{req: req, chmod: chmod}
 	for i := range req.Sources {
+		req.Sources[i].listed = time.Now()
 		if err := l.selectFrom(&selector{ctx: ctx, src: &req.Sources[i], skip: skip}); err != nil {
 			return nil, err
 		}

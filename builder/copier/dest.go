@@ -113,7 +113,13 @@ func (t *target) place(ctx context.Context, entries []*entry) error {
 	if last := entries[len(entries)-1]; last.isDir() {
 		top.like = last
 	}
-	return t.write(ctx, top, p.kids, twins)
+	kids, gone := p.kids, map[string][]string(nil)
+	if len(entries) == len(t.matches) && !t.req.Link {
+		if kids, gone, err = t.different(ctx, at, kids, twins); err != nil {
+			return errors.Join(err, unix.Close(fd))
+		}
+	}
+	return t.write(ctx, top, kids, twins, gone)
 }
 
 // plan finds out what the destination becomes as one entry after the other goes there.

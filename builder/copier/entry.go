@@ -17,7 +17,7 @@ type entry struct {
 	name  string // in the directory it goes to
 	at    *where // nil: an inline file
 	more  *detail
-	stamp uint64 // of a regular file: stampOf
+	stamp uint64 // stampOf; 0 of an inline file
 	seal  uint64 // the beginning of what Digest found
 	mode  uint32 // st_mode
 	owner Owner  // in the source
@@ -25,6 +25,7 @@ type entry struct {
 	hollow bool // a directory that is not selected itself: nothing without kids
 	way    bool // a directory that only leads to what Parents or Exclude selected: if the tree has it, it keeps its owner
 	large  bool // a regular file without holes whose data may come late
+	young  bool // isYoung when it was listed
 }
 
 // where is a directory of the host in which files were found.
@@ -50,12 +51,11 @@ type detail struct {
 // newEntry describes the file of a node, without what is below it or where a link leads.
 func newEntry(n *overlay.Node, at *where) entry {
 	st := &n.Stat
-	e := entry{name: n.Name, at: at, mode: st.Mode, owner: Owner{st.Uid, st.Gid}}
+	e := entry{name: n.Name, at: at, mode: st.Mode, owner: Owner{st.Uid, st.Gid}, stamp: stampOf(st), young: isYoung(st, at.src.listed)}
 	if !n.IsRegular() {
 		e.more = &detail{rdev: st.Rdev, mtime: st.Mtim}
 		return e
 	}
-	e.stamp = stampOf(st)
 	e.large = st.Size >= lateFrom && st.Blocks*512 >= st.Size
 	if st.Nlink > 1 {
 		e.more = &detail{id: inode{st.Dev, st.Ino}}

@@ -20,6 +20,7 @@ type writer struct {
 	fail  context.CancelCauseFunc // the first error ends it all
 	jobs  chan job
 	twins map[*entry]*twin
+	gone  map[string][]string // by directory: names to hide
 }
 
 type inode struct{ dev, ino uint64 }
@@ -49,14 +50,14 @@ type dir struct {
 }
 
 // write puts kids into top, which is open, and closes it.
-func (t *target) write(ctx context.Context, top *dir, kids []*entry, twins map[*entry]*twin) (err error) {
+func (t *target) write(ctx context.Context, top *dir, kids []*entry, twins map[*entry]*twin, gone map[string][]string) (err error) {
 	if top.tree, err = t.tree.Lookup(top.path); err != nil {
 		unix.Close(top.fd)
 		return fmt.Errorf("look up /%s: %w", top.path, cause(err))
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := &writer{target: t, ctx: ctx, fail: cancel, jobs: make(chan job, 4*workers()), twins: twins}
+	w := &writer{target: t, ctx: ctx, fail: cancel, jobs: make(chan job, 4*workers()), twins: twins, gone: gone}
 	top.w = w
 	var g sync.WaitGroup
 	for range workers() {
@@ -149,6 +150,9 @@ func (w *writer) fill(d *dir, kids []*entry) {
 	for some := range slices.Chunk(kids, batch) {
 		d.users.Add(1)
 		w.jobs <- job{d, some}
+	}
+	for _, name := range w.gone[d.path] {
+		w.check(overlay.Whiteout(procPath(d.fd)+"/.", name))
 	}
 	var from opener
 	defer from.close()
