@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,10 +20,12 @@ const settle = 2 * time.Second
 type Memo struct {
 	file string // "" keeps nothing beyond this process
 
-	load    sync.Once
+	load  sync.Once
+	saved table
+	used  []atomic.Bool // of each record of saved: somebody asked for it
+
+	learns  atomic.Bool // learned has something
 	mu      sync.Mutex
-	saved   table
-	used    []bool  // of each record of saved: somebody asked for it
 	learned journal // goes before saved
 	dirty   bool
 }
@@ -61,14 +64,17 @@ func (m *Memo) Sum(path []byte, stamp uint64, compute func() (sum [sha256.Size]b
 	defer m.mu.Unlock()
 	m.learned.put(record{name: name, stamp: stamp, sum: sum, fresh: written.After(now.Add(-settle))})
 	m.dirty = true
+	m.learns.Store(true)
 	return sum, nil
 }
 
 func (m *Memo) find(name, stamp uint64) (sum [sha256.Size]byte, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if r := m.learned.find(name); r != nil {
-		return r.sum, r.stamp == stamp
+	if m.learns.Load() { // what is saved is asked for without waiting for each other
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if r := m.learned.find(name); r != nil {
+			return r.sum, r.stamp == stamp
+		}
 	}
 	i := m.saved.find(name)
 	if i < 0 {
@@ -78,7 +84,7 @@ func (m *Memo) find(name, stamp uint64) (sum [sha256.Size]byte, ok bool) {
 	if r.stamp != stamp {
 		return sum, false
 	}
-	m.used[i] = true
+	m.used[i].Store(true)
 	return r.sum, true
 }
 

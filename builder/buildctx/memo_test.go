@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,7 +148,7 @@ func fill(t testing.TB, records []record) *Memo {
 	if !ok {
 		t.Fatal("sorted records are refused")
 	}
-	return &Memo{saved: saved, used: make([]bool, len(records))}
+	return &Memo{saved: saved, used: make([]atomic.Bool, len(records))}
 }
 
 func encoded(t testing.TB, m *Memo, most, room int) []byte {
@@ -253,7 +254,7 @@ func TestMemoIsBounded(t *testing.T) {
 	}
 	m := fill(t, records)
 	for i := range 1000 {
-		m.used[m.saved.find(name("used", i))] = true
+		m.used[m.saved.find(name("used", i))].Store(true)
 	}
 	m.learned.put(record{name: name("used", 5), stamp: 5})
 	m.learned.put(record{name: name("used", 6), stamp: 6, fresh: true})

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +49,7 @@ func (m *Memo) read() {
 	}
 	m.mu.Lock() // whoever closes the memo has not waited for a Warm
 	defer m.mu.Unlock()
-	m.saved, m.used = saved, make([]bool, saved.len())
+	m.saved, m.used = saved, make([]atomic.Bool, saved.len())
 }
 
 // IsMemo reports whether a file of the directory that memos are kept in is named as one.
@@ -158,7 +159,7 @@ func (m *Memo) kept() iter.Seq[record] {
 // aged is a record that was saved before as it is saved now.
 func (m *Memo) aged(i int) record {
 	r := m.saved.at(i)
-	if r.age++; m.used[i] {
+	if r.age++; m.used[i].Load() {
 		r.age = 0
 	}
 	return r

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 
 	"github.com/moby/patternmatcher"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"builder/overlay"
@@ -18,7 +17,7 @@ import (
 type walk struct {
 	*selector
 	keep   *patterns // of a path with Parents; nil keeps everything
-	group  *errgroup.Group
+	unread unread
 	hollow atomic.Bool // some directory may have to be dropped
 }
 
@@ -38,16 +37,12 @@ func (s *selector) all(p place) (*entry, error) {
 	return e, s.walk(nil, func(w *walk) error { return w.fill(e, p.node, scope{path: ".", kept: true}) }, e)
 }
 
-// walk runs fill, waits for what it started, and drops the directories of top that turned out to be empty passages.
+// walk runs fill, reads the directories that it found, and drops those of top that turned out to be empty passages.
 func (s *selector) walk(keep *patterns, fill func(*walk) error, top *entry) error {
-	g, ctx := errgroup.WithContext(s.ctx)
-	g.SetLimit(workers()) // the caller is one more, but soon waits for the rest
-	inner := *s
-	inner.ctx = ctx
-	w := &walk{selector: &inner, keep: keep, group: g}
+	w := &walk{selector: s, keep: keep}
 	err := fill(w)
-	if waited := g.Wait(); err == nil || s.ctx.Err() == nil && waited != nil {
-		err = waited
+	if err == nil {
+		err = w.unread.readAll(func(b *branch) error { return w.fill(b.e, &b.node, b.below) })
 	}
 	if err == nil && w.hollow.Load() {
 		prune(top)
@@ -72,15 +67,9 @@ func prune(e *entry) {
 
 // room is what reading one directory needs for its length.
 type room struct {
-	kids []entry
-	dirs []branch
-}
-
-// branch is a directory among the kids that is to be read.
-type branch struct {
-	kid   int
-	node  overlay.Node
-	below scope
+	kids  []entry
+	dirs  []branch // without the entry
+	index []int    // of each of them among kids
 }
 
 var rooms = sync.Pool{New: func() any { return new(room) }}
@@ -98,19 +87,28 @@ func (w *walk) fill(e *entry, node *overlay.Node, in scope) error {
 		}
 		return w.add(r, n, at, in)
 	})
-	kids, dirs := slices.Clone(r.kids), slices.Clone(r.dirs)
-	clear(r.kids)
-	clear(r.dirs)
-	r.kids, r.dirs = r.kids[:0], r.dirs[:0]
-	rooms.Put(r)
+	defer r.clear()
 	if err != nil {
 		return fmt.Errorf("read directory %q: %w", e.path(), cause(err))
 	}
+	kids := slices.Clone(r.kids)
 	e.more.kids = make([]*entry, len(kids))
 	for i := range kids {
 		e.more.kids[i] = &kids[i]
 	}
-	return w.descend(kids, dirs)
+	for i := range r.dirs {
+		r.dirs[i].e = &kids[r.index[i]]
+	}
+	w.unread.add(r.dirs)
+	return nil
+}
+
+// clear gives a room to the next directory.
+func (r *room) clear() {
+	clear(r.kids)
+	clear(r.dirs)
+	r.kids, r.dirs, r.index = r.kids[:0], r.dirs[:0], r.index[:0]
+	rooms.Put(r)
 }
 
 // add puts a file into the room if it is selected.
@@ -122,25 +120,10 @@ func (w *walk) add(r *room, n *overlay.Node, at *where, in scope) error {
 	}
 	if n.IsDir() {
 		kid.setPath()
-		r.dirs = append(r.dirs, branch{len(r.kids), *n, below})
+		r.dirs, r.index = append(r.dirs, branch{node: *n, below: below}), append(r.index, len(r.kids))
 	}
 	r.kids = append(r.kids, kid)
 	return kid.readLink(n)
-}
-
-// descend reads the directories among the kids of one.
-func (w *walk) descend(kids []entry, dirs []branch) error {
-	for i := range dirs {
-		d := &dirs[i]
-		fill := func() error { return w.fill(&kids[d.kid], &d.node, d.below) }
-		if w.group.TryGo(fill) {
-			continue
-		}
-		if err := fill(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // judge tells whether a file of the directory in is selected, or is a directory that may lead to something that is.
