@@ -5,15 +5,20 @@ import (
 	"encoding/hex"
 )
 
-// Graft puts the directory of id, which rests on nothing, on top of parent, and returns
-// the snapshot that is both. Nothing is copied: it is a stack with a name. The root's
-// metadata stays parent's.
+// Graft puts what id changes, which rests on nothing, on top of parent, and returns the
+// snapshot that is both. Nothing is copied: it is a stack with a name. The root's metadata
+// stays parent's.
 func (s *Store) Graft(id, parent ID) (ID, error) {
 	name := Grafted(id, parent)
 	if s.Has(name) {
 		return name, nil
 	}
-	top, err := s.dirs([]ID{id})
+	m, err := s.Meta(id)
+	if err != nil {
+		return "", err
+	}
+	parts := m.parts(id)
+	top, err := s.dirs(parts)
 	if err != nil {
 		return "", err
 	}
@@ -22,7 +27,7 @@ func (s *Store) Graft(id, parent ID) (ID, error) {
 		return "", err
 	}
 	defer d.Discard()
-	d.meta.Below = append([]ID{id}, d.meta.Below...)
+	d.meta.Below = append(parts, d.meta.Below...)
 	d.lower = append(top, d.lower...)
 	return d.Commit(name)
 }

@@ -1,6 +1,7 @@
 package snapshot_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,6 +30,25 @@ func TestGraft(t *testing.T) {
 	if _, err := s.Graft("none", one); err == nil {
 		t.Error("what is not there was grafted")
 	}
+}
+
+// TestGraftOfShared puts a change on a tree that shares the directory of another one.
+func TestGraftOfShared(t *testing.T) {
+	s, _ := open(t)
+	one, whole := commit(t, s, "", "", "one"), commit(t, s, "", "", "whole")
+	d := begin(t, s, "")
+	if err := errors.Join(d.Share(whole), os.WriteFile(filepath.Join(d.Upper(), "more"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	top, err := d.Commit("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := s.Graft(top, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds(t, s, id, []string{"more", "whole", "one"})
 }
 
 // TestGraftKeepsTheRoot grafts on a tree whose root is not like others.

@@ -114,7 +114,7 @@ func (t *target) place(ctx context.Context, entries []*entry) error {
 		top.like = last
 	}
 	kids, gone := p.kids, map[string][]string(nil)
-	if len(entries) == len(t.matches) && !t.req.Link {
+	if len(entries) == len(t.matches) {
 		if kids, gone, err = t.different(ctx, at, kids, twins); err != nil {
 			return errors.Join(err, unix.Close(fd))
 		}

@@ -174,9 +174,37 @@ func (c *comparison) among(dir string, kids []*entry) (some []*entry, err error)
 		if c.left--; c.left < 0 {
 			return nil, errOther
 		}
+		if err := c.mayCover(join(dir, e.name), e); err != nil {
+			return nil, err
+		}
 		some = append(some, e)
 	}
 	return some, nil
+}
+
+// mayCover tells whether an entry can be written over what the earlier copy has at path. In a layer of its own a directory
+// over a file, which hides what any tree below has there, would not be what the directory alone is.
+func (c *comparison) mayCover(path string, e *entry) error {
+	if !c.req.Link {
+		return nil
+	}
+	old, err := c.old(path)
+	if err == nil && old != nil && old.IsDir() != e.isDir() {
+		err = errOther
+	}
+	return err
+}
+
+// old is what the earlier copy has at path; nil for nothing.
+func (c *comparison) old(path string) (*overlay.Node, error) {
+	n, err := overlay.Stack{c.earlier.Upper}.Lookup(path)
+	if errors.Is(err, fs.ErrNotExist) || isNotDir(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the earlier copy: %w", err)
+	}
+	return n, nil
 }
 
 // directory returns a directory with what is different below path; nil for nothing.
@@ -201,14 +229,12 @@ func (c *comparison) had(is mark) bool {
 }
 
 // goneFrom finds what the earlier copy has in a directory and the new one, to which kids go, has not. Where the tree below
-// has something of the name, that would have to show again, which a whiteout cannot say.
+// has something of the name, or is not known as that of a layer of its own, that would have to show again, which a
+// whiteout cannot say.
 func (c *comparison) goneFrom(dir string, kids []*entry) error {
-	old, err := overlay.Stack{c.earlier.Upper}.Lookup(dir)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !old.IsDir() {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read the earlier copy: %w", err)
+	old, err := c.old(dir)
+	if err != nil || old == nil || !old.IsDir() {
+		return err
 	}
 	names := make(map[string]bool, len(kids))
 	for _, e := range kids {
@@ -219,7 +245,7 @@ func (c *comparison) goneFrom(dir string, kids []*entry) error {
 			return nil
 		}
 		_, err := c.lower.Lookup(join(dir, n.Name))
-		if err == nil {
+		if err == nil || c.req.Link {
 			return errOther
 		}
 		if !errors.Is(err, fs.ErrNotExist) && !isNotDir(err) {
