@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -190,7 +189,7 @@ func withHome(env []string, home string) []string {
 // for the current user. A directory that is there stays as it is.
 func mkdir(draft *snapshot.Draft, op *plan.Mkdir) error {
 	tree := draft.Stack()
-	dir, err := tree.Resolve(op.Path)
+	to, err := tree.Reach(op.Path)
 	if err != nil {
 		return err
 	}
@@ -198,11 +197,14 @@ func mkdir(draft *snapshot.Draft, op *plan.Mkdir) error {
 	if err != nil {
 		return err
 	}
-	missing, err := firstMissing(tree, dir)
-	if err != nil || missing == "" {
-		return err
+	at := to.At()
+	if !to.Last().IsDir() {
+		return fmt.Errorf("/%s is not a directory", at)
 	}
-	if err := overlay.CopyUpDirs(draft.Upper(), draft.Lower(), path.Dir(missing)); err != nil {
+	if len(to.Missing) == 0 {
+		return nil
+	}
+	if err := overlay.CopyUpDirs(draft.Upper(), draft.Lower(), at); err != nil {
 		return err
 	}
 	root, err := os.OpenRoot(draft.Upper())
@@ -210,16 +212,13 @@ func mkdir(draft *snapshot.Draft, op *plan.Mkdir) error {
 		return err
 	}
 	defer root.Close()
-	for p := missing; ; {
-		if err := makeDir(root, p, user); err != nil {
+	for _, name := range to.Missing {
+		at = path.Join(at, name)
+		if err := makeDir(root, at, user); err != nil {
 			return err
 		}
-		if p == dir {
-			return nil
-		}
-		next, _, _ := strings.Cut(strings.TrimPrefix(dir, p+"/"), "/")
-		p = path.Join(p, next)
 	}
+	return nil
 }
 
 func makeDir(root *os.Root, p string, u *sandbox.User) error {
@@ -238,27 +237,6 @@ func makeDir(root *os.Root, p string, u *sandbox.User) error {
 		}
 	}
 	return dir.Chmod(0o755) // the umask does not count
-}
-
-// firstMissing is the uppermost part of the clean path dir that the tree does not
-// have; "" when it has all of it. Something else than a directory on the way is an error.
-func firstMissing(tree overlay.Stack, dir string) (string, error) {
-	for i, c := range dir + "/" {
-		if c != '/' {
-			continue
-		}
-		n, err := tree.Lookup(dir[:i])
-		if errors.Is(err, fs.ErrNotExist) {
-			return dir[:i], nil
-		}
-		if err != nil {
-			return "", err
-		}
-		if !n.IsDir() {
-			return "", fmt.Errorf("/%s is not a directory", dir[:i])
-		}
-	}
-	return "", nil
 }
 
 // owner turns the value of --chown or the current USER into ids, by the tree's own

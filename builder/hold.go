@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-
-	"builder/snapshot"
 )
 
 // hold keeps all that an image's record names from being taken away while this process
@@ -23,46 +20,21 @@ func (s *Store) hold(ctx context.Context, img *Image) error {
 				return err
 			}
 		}
-		held := heldTrees{trees: s.trees}
-		for n, l := range slices.Backward(one.Layers) { // the uppermost tree holds most others
-			if err := s.holdLayer(ctx, l, one.treeOf(n+1), &held); err != nil {
-				return fmt.Errorf("image %s: layer %s: %w", one.shown(), l.DiffID, err)
+		for n := range one.Layers {
+			if err := s.holdLayer(ctx, one, n); err != nil {
+				return fmt.Errorf("image %s: layer %s: %w", one.shown(), one.Layers[n].DiffID, err)
 			}
 		}
 	}
 	return nil
 }
 
-// heldTrees remembers which trees were held, with all that those rest on.
-type heldTrees struct {
-	trees *snapshot.Store
-	known map[snapshot.ID]bool
-}
-
-// hold tells whether a tree is there, and holds it.
-func (h *heldTrees) hold(id snapshot.ID) bool {
-	if h.known[id] {
-		return true
-	}
-	if !h.trees.Has(id) {
-		return false
-	}
-	if h.known == nil {
-		h.known = map[snapshot.ID]bool{}
-	}
-	if m, err := h.trees.Meta(id); err == nil {
-		for _, below := range m.Below {
-			h.known[below] = true
-		}
-	}
-	return true
-}
-
-// holdLayer holds every form that a layer of an image has in the store, as the tree of the image up to it for one.
-func (s *Store) holdLayer(ctx context.Context, l Layer, id snapshot.ID, held *heldTrees) error {
-	tree := held.hold(id)
+// holdLayer holds every form that the layer n of an image has in the store.
+func (s *Store) holdLayer(ctx context.Context, img *Image, n int) error {
+	l := img.Layers[n]
+	tree := s.trees.Has(img.treeOf(n + 1))
 	if l.Linked { // grafted on the layers below when it is read
-		tree = held.hold(l.Tree)
+		tree = s.trees.Has(l.Tree)
 	}
 	blob := false
 	if l.Blob != nil {

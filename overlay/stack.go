@@ -75,6 +75,45 @@ func (s Stack) Resolve(path string) (string, error) {
 	return w.path(), nil
 }
 
+// Reach goes along path as far as the tree has it. Links are resolved inside the tree, the last one too.
+func (s Stack) Reach(path string) (*Reached, error) {
+	w, err := s.walk("resolve", path, true)
+	if err != nil {
+		return nil, err
+	}
+	return &Reached{Found: w.nodes, Missing: w.rest}, nil
+}
+
+// Reached is how far a path leads in a tree.
+type Reached struct {
+	Found   []*Node  // the root, and what stands on the way from it
+	Missing []string // the names behind that the tree lacks, or has nothing for as the last of Found is no directory
+}
+
+// Path is the clean path that was meant, "." for the root.
+func (r *Reached) Path() string { return (&walker{nodes: r.Found, rest: r.Missing}).path() }
+
+// Last is the last file on the way that the tree has.
+func (r *Reached) Last() *Node { return r.Found[len(r.Found)-1] }
+
+// At is the clean path of Last.
+func (r *Reached) At() string { return (&walker{nodes: r.Found}).path() }
+
+// Node is the file at the path; nil if some of it is missing.
+func (r *Reached) Node() *Node {
+	if len(r.Missing) > 0 {
+		return nil
+	}
+	return r.Last()
+}
+
+// Parent is the same for all but the last component; the root's is the root.
+func (r *Reached) Parent() *Reached {
+	w := &walker{nodes: r.Found, rest: r.Missing}
+	w.up()
+	return &Reached{Found: w.nodes, Missing: w.rest}
+}
+
 // walker goes down a tree one component at a time. nodes is the chain of directories from the root to here; rest are
 // the components that could not be entered, because of stop.
 type walker struct {

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -47,6 +48,36 @@ func twoLayers(t testing.TB) Stack {
 	link(t, "loop1", filepath.Join(up, "loop2"))
 	link(t, "nowhere/x", filepath.Join(up, "dangling"))
 	return Stack{up, low}
+}
+
+// TestReach parts a path into what the tree has and what it lacks.
+func TestReach(t *testing.T) {
+	s := twoLayers(t)
+	for path, want := range map[string]string{
+		"/":                 ". | []",
+		"lib/libc.so":       "usr/lib/libc.so | []",
+		"dangling":          ". | [nowhere x]",
+		"lib/new/dir":       "usr/lib | [new dir]",
+		"lib/libc.so/below": "usr/lib/libc.so | [below]",
+		"no/../lib":         "usr/lib | []",
+	} {
+		r, err := s.Reach(path)
+		if err != nil {
+			t.Fatalf("Reach(%q): %v", path, err)
+		}
+		if got := fmt.Sprint(r.At(), " | ", r.Missing); got != want {
+			t.Errorf("Reach(%q) = %s, want %s", path, got, want)
+		}
+		if real, _ := s.Resolve(path); r.Path() != real || r.Parent().Path() != filepath.Dir(real) {
+			t.Errorf("Reach(%q) means %s in %s, not %s", path, r.Path(), r.Parent().Path(), real)
+		}
+		if n := r.Node(); (n == nil) != (len(r.Missing) > 0) || n != nil && n != r.Last() {
+			t.Errorf("Reach(%q) ends at %v", path, n)
+		}
+	}
+	if _, err := s.Reach("loop1/x"); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("loop: %v", err)
+	}
 }
 
 func TestResolve(t *testing.T) {

@@ -211,6 +211,35 @@ func TestMissingBelowIsNotThere(t *testing.T) {
 	}
 }
 
+// TestUsedOnce: what a process relies on is told of once, until it is removed.
+func TestUsedOnce(t *testing.T) {
+	used := map[string]int{}
+	s, err := snapshot.Open(t.TempDir(), snapshot.Options{Use: func(dir string) error {
+		used[filepath.Base(dir)]++
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := commit(t, s, "", "", "a")
+	b := commit(t, s, a, "", "b")
+	top := commit(t, s, b, "", "top")
+	if !s.Has(b) || !s.Has(top) || !s.Has(top) {
+		t.Fatal("committed, but not there")
+	}
+	for _, id := range []snapshot.ID{a, b, top} {
+		if used[string(id)] != 1 {
+			t.Errorf("%s was used %d times", id, used[string(id)])
+		}
+	}
+	if err := s.Remove(a); err != nil {
+		t.Fatal(err)
+	}
+	if s.Has(top) || s.Has(b) {
+		t.Error("a tree is said to be there though what it rests on was removed")
+	}
+}
+
 func TestHostileIDs(t *testing.T) {
 	s, _ := open(t)
 	for _, id := range []snapshot.ID{"..", "../x", "a/b", "draft-1", ".", "-", "a b"} {

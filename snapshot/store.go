@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -70,6 +71,7 @@ type Store struct {
 
 	mu    sync.Mutex
 	metas map[ID]Meta
+	held  map[ID]bool // there, and told to Options.Use: so they stay
 }
 
 // Options are the choices of a store.
@@ -89,12 +91,12 @@ func Open(dir string, o Options) (*Store, error) {
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return nil, err
 	}
-	return &Store{dir: abs, o: o, metas: map[ID]Meta{}}, nil
+	return &Store{dir: abs, o: o, metas: map[ID]Meta{}, held: map[ID]bool{}}, nil
 }
 
 // Unused is the store for those who look at what is there and rely on nothing: Options.Use
 // is not told of it.
-func (s *Store) Unused() *Store { return &Store{dir: s.dir, metas: map[ID]Meta{}} }
+func (s *Store) Unused() *Store { return &Store{dir: s.dir, metas: map[ID]Meta{}, held: map[ID]bool{}} }
 
 // Path is the directory of id, whose mtime may be set by Options.Use.
 func (s *Store) Path(id ID) string { return filepath.Join(s.dir, string(id)) }
@@ -113,8 +115,8 @@ func (s *Store) Has(id ID) bool {
 	if id == "" {
 		return true
 	}
-	_, _, err := s.Layer(id)
-	return err == nil
+	m, err := s.Meta(id)
+	return err == nil && s.hold(append([]ID{id}, m.Below...)) == nil
 }
 
 // Meta returns what is remembered about id; fs.ErrNotExist when it is not committed.
@@ -166,19 +168,40 @@ func (m Meta) parts(id ID) []ID {
 }
 
 func (s *Store) dirs(ids []ID) (overlay.Stack, error) {
-	stack := make(overlay.Stack, 0, len(ids))
-	for _, part := range ids {
-		if err := s.use(part); err != nil {
-			return nil, err
-		}
-		dir := s.fs(part)
-		var st unix.Stat_t
-		if err := unix.Lstat(dir, &st); err != nil {
-			return nil, fmt.Errorf("snapshot %s: %w", part, &fs.PathError{Op: "stat", Path: dir, Err: err})
-		}
-		stack = append(stack, dir)
+	if err := s.hold(ids); err != nil {
+		return nil, err
+	}
+	stack := make(overlay.Stack, len(ids))
+	for i, id := range ids {
+		stack[i] = s.fs(id)
 	}
 	return stack, nil
+}
+
+// hold uses the snapshots and makes sure that they are there. What was held before is not asked for again: a tree rests on
+// many, and those that rest on it on the same.
+func (s *Store) hold(ids []ID) error {
+	s.mu.Lock()
+	missing := slices.DeleteFunc(slices.Clone(ids), func(id ID) bool { return s.held[id] })
+	s.mu.Unlock()
+	for _, id := range missing {
+		if err := s.use(id); err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(s.fs(id), &st); err != nil {
+			return fmt.Errorf("snapshot %s: %w", id, &fs.PathError{Op: "stat", Path: s.fs(id), Err: err})
+		}
+	}
+	if s.o.Use == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range missing {
+		s.held[id] = true
+	}
+	return nil
 }
 
 // use says that id is relied on.
@@ -239,6 +262,7 @@ func (s *Store) Detach(id ID) (dir string, err error) {
 	}
 	s.mu.Lock()
 	delete(s.metas, id)
+	delete(s.held, id)
 	s.mu.Unlock()
 	dir = filepath.Join(s.dir, draftPrefix+rand.Text())
 	return dir, os.Rename(s.Path(id), dir)

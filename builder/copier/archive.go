@@ -79,11 +79,11 @@ func decompress(r io.Reader) (io.Reader, func()) {
 // extract unpacks an archive into the destination, which is a directory whether or not it is written as one.
 func (t *target) extract(ctx context.Context, e *entry) error {
 	dest, _ := t.dest()
-	at, _, err := t.resolve(dest)
+	to, err := t.reach(dest)
 	if err != nil {
 		return err
 	}
-	fd, err := t.mkdirAll(at, usualDir)
+	fd, err := t.mkdirAll(to, usualDir)
 	if err != nil {
 		return err
 	}
@@ -93,8 +93,8 @@ func (t *target) extract(ctx context.Context, e *entry) error {
 		return err
 	}
 	defer f.Close()
-	if err := t.req.Extract(ctx, f, at); err != nil {
-		return fmt.Errorf("unpack %q to /%s: %w", e.path(), at, err)
+	if err := t.req.Extract(ctx, f, to.Path()); err != nil {
+		return fmt.Errorf("unpack %q to /%s: %w", e.path(), to.Path(), err)
 	}
 	return e.unchanged(int(f.Fd()), new(unix.Stat_t))
 }

@@ -80,10 +80,11 @@ func (t *target) place(ctx context.Context, entries []*entry) error {
 		return nil
 	}
 	dest, asDir := t.dest()
-	at, node, err := t.resolve(dest)
+	to, err := t.reach(dest)
 	if err != nil {
 		return err
 	}
+	at, node := to.Path(), to.Node()
 	p := plan{dest: "/" + at, isDir: asDir || node != nil && node.IsDir(), isFile: node != nil && !node.IsDir()}
 	if at == "." {
 		p.dest = "/"
@@ -100,16 +101,16 @@ func (t *target) place(ctx context.Context, entries []*entry) error {
 	if !p.isDir {
 		file := *p.file
 		file.name = path.Base(at)
-		p.kids, at = []*entry{&file}, path.Dir(at)
+		p.kids, to, at = []*entry{&file}, to.Parent(), path.Dir(at)
 	}
 	if p.kids, err = fold(p.kids, strings.TrimSuffix(p.dest, "/")); err != nil {
 		return err
 	}
-	fd, err := t.mkdirAll(at, t.parentMode())
+	fd, err := t.mkdirAll(to, t.parentMode())
 	if err != nil {
 		return err
 	}
-	top := &dir{fd: fd, path: at}
+	top := &dir{fd: fd, path: at, tree: to.Node()}
 	if last := entries[len(entries)-1]; last.isDir() {
 		top.like = last
 	}
@@ -156,31 +157,23 @@ func (t *target) dest() (string, bool) {
 	return clean(d), asDir
 }
 
-// resolve follows the links of a destination inside the tree and returns where it ends and what is there, nil for
-// nothing. A link to nothing ends at what it names.
-func (t *target) resolve(dest string) (string, *overlay.Node, error) {
-	at, err := t.tree.Resolve(dest)
+// reach follows the links of a destination inside the tree. A link to nothing ends at what it names.
+func (t *target) reach(dest string) (*overlay.Reached, error) {
+	r, err := t.tree.Reach(dest)
 	if err != nil {
-		return "", nil, fmt.Errorf("resolve destination %q: %w", "/"+dest, cause(err))
+		return nil, fmt.Errorf("resolve destination %q: %w", "/"+dest, cause(err))
 	}
-	node, err := t.tree.Lookup(at)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isNotDir(err) {
-		return "", nil, fmt.Errorf("look up destination %q: %w", "/"+at, cause(err))
-	}
-	if err != nil {
-		return at, nil, nil
-	}
-	return at, node, nil
+	return r, nil
 }
 
 func isNotDir(err error) bool { return errors.Is(err, unix.ENOTDIR) }
 
-// mkdirAll makes the directory at, a path without links, and opens it in upper. Directories that the tree has come up
-// with their metadata; the others get mode, and 0:0 or Owner.
-func (t *target) mkdirAll(at string, mode uint32) (int, error) {
-	have, missing, err := t.deepest(at)
-	if err != nil {
-		return -1, err
+// mkdirAll makes the directory to which a path leads, and opens it in upper. Directories that the tree has come up with
+// their metadata; the others get mode, and 0:0 or Owner.
+func (t *target) mkdirAll(to *overlay.Reached, mode uint32) (int, error) {
+	have := to.At()
+	if !to.Last().IsDir() {
+		return -1, fmt.Errorf("make directory /%s: /%s is not a directory", to.Path(), have)
 	}
 	if err := overlay.CopyUpDirs(t.upper, t.lower, have); err != nil {
 		return -1, fmt.Errorf("copy up /%s: %w", have, err)
@@ -189,41 +182,15 @@ func (t *target) mkdirAll(at string, mode uint32) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open /%s: %w", have, err)
 	}
-	for _, name := range missing {
+	for _, name := range to.Missing {
 		next, err := t.mkdirParent(fd, name, mode)
 		unix.Close(fd)
 		if err != nil {
-			return -1, fmt.Errorf("make directory %q of /%s: %w", name, at, err)
+			return -1, fmt.Errorf("make directory %q of /%s: %w", name, to.Path(), err)
 		}
 		fd = next
 	}
 	return fd, nil
-}
-
-// deepest parts at into the directories that the tree has and the names that it lacks.
-func (t *target) deepest(at string) (have string, missing []string, err error) {
-	node, err := t.tree.Root()
-	if err != nil {
-		return "", nil, fmt.Errorf("read tree: %w", err)
-	}
-	have = "."
-	if at == "." {
-		return have, nil, nil
-	}
-	names := strings.Split(at, "/")
-	for i, name := range names {
-		next, err := child(node, name)
-		switch {
-		case err != nil:
-			return "", nil, fmt.Errorf("look up /%s: %w", join(have, name), err)
-		case next == nil:
-			return have, names[i:], nil
-		case !next.IsDir():
-			return "", nil, fmt.Errorf("make directory /%s: /%s is not a directory", at, join(have, name))
-		}
-		node, have = next, join(have, name)
-	}
-	return have, nil, nil
 }
 
 // child is Node.Child with nil for what is absent.

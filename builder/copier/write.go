@@ -50,11 +50,7 @@ type dir struct {
 }
 
 // write puts kids into top, which is open, and closes it.
-func (t *target) write(ctx context.Context, top *dir, kids []*entry, twins map[*entry]*twin, gone map[string][]string) (err error) {
-	if top.tree, err = t.tree.Lookup(top.path); err != nil {
-		unix.Close(top.fd)
-		return fmt.Errorf("look up /%s: %w", top.path, cause(err))
-	}
+func (t *target) write(ctx context.Context, top *dir, kids []*entry, twins map[*entry]*twin, gone map[string][]string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := &writer{target: t, ctx: ctx, fail: cancel, jobs: make(chan job, 4*workers()), twins: twins, gone: gone}
