@@ -214,14 +214,21 @@ func (b *build) copy(ctx context.Context, s *plan.Step, op *plan.Copy, draft *sn
 	if sel.Differs() {
 		return draft.Share(base)
 	}
+	if b.slots[s.Index].here == "" {
+		return nil
+	}
 	return writeTrace(sel, draft)
 }
 
 // compare lets a COPY leave out what is as it was in the last build of the same line, and returns the snapshot that it then
 // shares; "" if there is none.
 func (b *build) compare(s *plan.Step, sel *selection) snapshot.ID {
-	key, err := b.store.cache.LastKey(b.slots[s.Index].line)
-	if err != nil || b.uncached(s) {
+	here := b.slots[s.Index].here
+	if here == "" || b.uncached(s) {
+		return ""
+	}
+	key, err := b.store.cache.LastKey(here)
+	if err != nil {
 		return ""
 	}
 	rec, err := b.store.cache.Get(key)

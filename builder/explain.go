@@ -3,14 +3,17 @@ package builder
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"builder/builder/cache"
 	"builder/builder/plan"
 )
 
 // slots are the names under which a step's inputs are kept for the build after this
-// one: by what the line says, and by its place, for a line that was edited.
-type slots struct{ line, place string }
+// one: by what the line says, and by its place, for a line that was edited. A COPY is
+// also known by the directory that it is built in, "" for none that lasts: other projects
+// have lines that say the same.
+type slots struct{ line, place, here string }
 
 // slotsOf names the steps' lines. Equal lines of a stage are told apart by number.
 func (b *build) slotsOf(steps []*plan.Step) []slots {
@@ -19,17 +22,27 @@ func (b *build) slotsOf(steps []*plan.Step) []slots {
 		seen[name]++
 		return fmt.Sprintf("%s\n%d", name, seen[name])
 	}
+	home, err := filepath.Abs(b.main.dir)
+	lasts := err == nil && !b.main.remote
 	out := make([]slots, len(steps))
 	for i, s := range steps {
 		stage := b.file.Name + "\n" + s.Stage
 		out[i] = slots{line: number(stage + "\n" + s.Text), place: number(stage)}
+		if _, ok := s.Op.(*plan.Copy); ok && lasts {
+			out[i].here = home + "\n" + out[i].line
+		}
 	}
 	return out
 }
 
 // noteLast keeps the inputs of this build for --explain in the next.
 func (b *build) noteLast(s *plan.Step, key cache.Key) error {
-	return errors.Join(b.store.cache.SetLast(b.slots[s.Index].line, key), b.store.cache.SetLast(b.slots[s.Index].place, key))
+	at := b.slots[s.Index]
+	err := errors.Join(b.store.cache.SetLast(at.line, key), b.store.cache.SetLast(at.place, key))
+	if at.here != "" {
+		err = errors.Join(err, b.store.cache.SetLast(at.here, key))
+	}
+	return err
 }
 
 // explainSource tells which other machine's cache a step was taken from.
