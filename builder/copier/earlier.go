@@ -87,9 +87,10 @@ func (m *tracer) of(dir string, e *entry) (is mark, ok bool) {
 		return is, false
 	}
 	b := binary.LittleEndian.AppendUint64(append(m.buf[:0], m.request[:]...), e.stamp)
+	b = binary.LittleEndian.AppendUint32(b, e.mode) // mount options change it, and no time
 	b = append(append(append(append(b, dir...), '/'), e.name...), 0)
 	if e.way {
-		b = append(b, "way"...)
+		b = append(b, '/') // no name
 	}
 	for _, kid := range e.kids() {
 		b = append(append(b, kid.name...), '/')

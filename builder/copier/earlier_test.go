@@ -133,6 +133,7 @@ func TestDifferences(t *testing.T) {
 		"a directory less":      {"rm -r d0/e0", 1, nil},
 		"a new name":            {"mv d0/e0/f1 d0/e0/x", 2, nil},
 		"file into directory":   {"rm d0/e0/f1; mkdir d0/e0/f1; echo x > d0/e0/f1/y", 1, nil},
+		"file into directories": {"rm d0/e0/f1; mkdir -p d0/e0/f1/y; echo x > d0/e0/f1/y/z", 1, nil},
 		"directory into file":   {"rm -r d0/e0; echo x > d0/e0", 1, nil},
 		"much":                  {"touch d0/*/* d1/*/*", -1, nil},
 		"what the tree has too": {"rm d2/e16/f80", -1, nil},
@@ -221,5 +222,33 @@ func TestDamagedTrace(t *testing.T) {
 		if d := overlaytest.Diff(overlaytest.Describe(t, stack), whole); d != "" {
 			t.Errorf("%s:\n%s", name, d)
 		}
+	}
+}
+
+// TestNothingDiffers: a destination that the tree has is changed by a copy, if only its time, also by one that brings nothing.
+func TestNothingDiffers(t *testing.T) {
+	small(t, 0)
+	src, lower := manyFiles(t, 120), overlay.Stack{tree(t, "d app 755")}
+	req := Request{Sources: from(src, ".", "d0/e0/f0"), Dest: "/app/"}
+	first := copyOver(t, req, lower, nil)
+	again := copyOver(t, req, lower, &first)
+	if n := countFiles(t, again.upper); !again.differs || n != 0 {
+		t.Errorf("differences alone %v, %d files; want none", again.differs, n)
+	}
+	if a, b := diffID(t, overlay.Stack{again.upper, first.upper}, lower), diffID(t, overlay.Stack{first.upper}, lower); a != b {
+		t.Errorf("layer %s, want %s", a, b)
+	}
+}
+
+// TestMarkOfMode: options of a mount change modes, and no time of the file.
+func TestMarkOfMode(t *testing.T) {
+	small(t, 0)
+	l, err := List(t.Context(), Request{Sources: from(tree(t, "f x text"), "x"), Dest: "/"})
+	check(t, err)
+	m, e := (&target{Listing: l}).tracer(nil), l.matches[0]
+	was, _ := m.of(".", e)
+	e.mode ^= 0o111
+	if is, ok := m.of(".", e); !ok || is == was {
+		t.Errorf("mark %x, %v; was %x", is, ok, was)
 	}
 }

@@ -236,7 +236,7 @@ func (d *dir) done() {
 func (d *dir) finish() error {
 	switch {
 	case d.e == nil && d.like == nil:
-		return nil
+		return setTime(d.fd, unix.Timespec{Nsec: unix.UTIME_NOW}) // nothing may have been written, if that is what differs
 	case d.e == nil:
 		return setTime(d.fd, d.like.more.mtime)
 	case d.e.way && d.tree != nil:
