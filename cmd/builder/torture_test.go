@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// tortureTime is how long TestTorture goes on: $BUILDER_TORTURE, else a little.
-func tortureTime(t *testing.T) time.Duration {
+// tortureTime is how long a test goes on: $BUILDER_TORTURE, else as usual.
+func tortureTime(t *testing.T, usual time.Duration) time.Duration {
 	v := os.Getenv("BUILDER_TORTURE")
 	if v == "" {
-		return 10 * time.Second
+		return usual
 	}
 	d, err := time.ParseDuration(v)
 	if err != nil {
@@ -52,7 +52,7 @@ func TestTorture(t *testing.T) {
 	}
 	tr := &torture{cli: newCLI(t), variants: 4}
 	tr.ctx = busyboxContext(t, tortureSteps)
-	end := time.Now().Add(tortureTime(t))
+	end := time.Now().Add(tortureTime(t, 10*time.Second))
 	var wg sync.WaitGroup
 	for worker := range 16 {
 		wg.Go(func() {
