@@ -30,8 +30,8 @@ import (
 )
 
 // storeFormat is the version of the store's layout on disk. A store of a newer one
-// is refused.
-const storeFormat = 1
+// is refused, one of an older becomes one of this. Since version 2 snapshots share.
+const storeFormat = 2
 
 // Store is everything that outlives a build: images, bytes, trees, records.
 //
@@ -128,7 +128,8 @@ func (s *Store) openParts() (err error) {
 	return err
 }
 
-// checkFormat reads the format file and writes it into a new store.
+// checkFormat reads the format file and writes it into a store that is new, or older
+// than what is put into it from now on.
 func checkFormat(root string) error {
 	path := filepath.Join(root, "format")
 	b, err := os.ReadFile(path)
@@ -142,10 +143,17 @@ func checkFormat(root string) error {
 	if err != nil {
 		return fmt.Errorf("%s does not hold a version; is this a store of builder?", path)
 	}
-	if n > storeFormat {
+	switch {
+	case n > storeFormat:
 		return fmt.Errorf("it has format %d, this program knows formats up to %d: use a newer builder or another --root", n, storeFormat)
+	case n < storeFormat:
+		return writeFormat(root, path)
 	}
 	return nil
+}
+
+func writeFormat(root, path string) error {
+	return writeFile(root, path, fmt.Appendf(nil, "%d\n", storeFormat))
 }
 
 // lostAndFound is what a file system has of its own.
@@ -166,7 +174,7 @@ func newFormat(root, path string) error {
 			return fmt.Errorf("it is not empty and no store of builder; choose another --root")
 		}
 	}
-	return writeFile(root, path, fmt.Appendf(nil, "%d\n", storeFormat))
+	return writeFormat(root, path)
 }
 
 // sweep removes what dead processes left unfinished.
