@@ -79,44 +79,21 @@ func (t *target) place(ctx context.Context, entries []*entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	dest, asDir := t.dest()
-	to, err := t.reach(dest)
+	p, err := t.plan(entries)
 	if err != nil {
 		return err
 	}
-	at, node := to.Path(), to.Node()
-	p := plan{dest: "/" + at, isDir: asDir || node != nil && node.IsDir(), isFile: node != nil && !node.IsDir()}
-	if at == "." {
-		p.dest = "/"
-	}
-	if asDir && p.isFile {
-		return fmt.Errorf("cannot copy to non-directory: %s", p.dest)
-	}
-	for _, e := range entries {
-		if err := p.add(e); err != nil {
-			return err
-		}
-	}
-	twins := findTwins(entries)
-	if !p.isDir {
-		file := *p.file
-		file.name = path.Base(at)
-		p.kids, to, at = []*entry{&file}, to.Parent(), path.Dir(at)
-	}
-	if p.kids, err = fold(p.kids, strings.TrimSuffix(p.dest, "/")); err != nil {
-		return err
-	}
-	fd, err := t.mkdirAll(to, t.parentMode())
+	fd, err := t.mkdirAll(p.to, t.parentMode())
 	if err != nil {
 		return err
 	}
-	top := &dir{fd: fd, path: at, tree: to.Node()}
+	top := &dir{fd: fd, path: p.to.Path(), tree: p.to.Node()}
 	if last := entries[len(entries)-1]; last.isDir() {
 		top.like = last
 	}
-	kids, gone := p.kids, map[string][]string(nil)
+	kids, twins, gone := p.kids, findTwins(entries), map[string][]string(nil)
 	if len(entries) == len(t.matches) {
-		if kids, gone, err = t.different(ctx, at, kids, twins); err != nil {
+		if kids, gone, err = t.different(ctx, top.path, kids, twins); err != nil {
 			return errors.Join(err, unix.Close(fd))
 		}
 	}
@@ -125,11 +102,39 @@ func (t *target) place(ctx context.Context, entries []*entry) error {
 
 // plan finds out what the destination becomes as one entry after the other goes there.
 type plan struct {
-	dest   string
-	isDir  bool // it is a directory, or will be
+	dest   string           // for messages
+	to     *overlay.Reached // the directory that kids go into
+	isDir  bool             // the destination is a directory, or will be
 	isFile bool
-	file   *entry   // the last file that took its place
-	kids   []*entry // what goes into the directory
+	file   *entry // the last file that took its place
+	kids   []*entry
+}
+
+func (t *target) plan(entries []*entry) (*plan, error) {
+	dest, asDir := t.dest()
+	to, err := t.reach(dest)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{dest: path.Join("/", to.Path()), to: to, isDir: asDir}
+	if node := to.Node(); node != nil {
+		p.isDir, p.isFile = p.isDir || node.IsDir(), !node.IsDir()
+	}
+	if asDir && p.isFile {
+		return nil, fmt.Errorf("cannot copy to non-directory: %s", p.dest)
+	}
+	for _, e := range entries {
+		if err := p.add(e); err != nil {
+			return nil, err
+		}
+	}
+	if !p.isDir {
+		file := *p.file
+		file.name = path.Base(p.dest)
+		p.kids, p.to = []*entry{&file}, to.Parent()
+	}
+	p.kids, err = fold(p.kids, strings.TrimSuffix(p.dest, "/"))
+	return p, err
 }
 
 func (p *plan) add(e *entry) error {
