@@ -12,6 +12,7 @@ import (
 
 	"builder/builder/cache"
 	"builder/oci/layer"
+	"builder/overlay"
 	"builder/snapshot"
 
 	"github.com/docker/go-units"
@@ -114,7 +115,7 @@ func (c *checker) tree(ctx context.Context, id snapshot.ID, p *proof) error {
 		if err := take(); err != nil {
 			return err
 		}
-		return os.RemoveAll(rest)
+		return overlay.RemoveAll(rest)
 	})
 }
 

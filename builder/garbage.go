@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"builder/builder/cache"
+	"builder/overlay"
 	"builder/snapshot"
 
 	"github.com/docker/go-units"
@@ -280,7 +281,7 @@ func (p *pruning) dropTree(id snapshot.ID, reason string) error {
 		var rest string
 		took, err := p.taking(path, func() (err error) { rest, err = p.s.trees.Detach(id); return err })()
 		if took && err == nil {
-			err = os.RemoveAll(rest)
+			err = overlay.RemoveAll(rest)
 		}
 		return took, err
 	}})

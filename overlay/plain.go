@@ -261,7 +261,7 @@ func (p *Plain) collect(ctx context.Context, upper string, lower Stack) error {
 func empty(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(path.Join(dir, e.Name())))
+		err = errors.Join(err, RemoveAll(path.Join(dir, e.Name())))
 	}
 	return errors.Join(err, removeSide(dir+recordsSuffix))
 }

@@ -172,7 +172,7 @@ func (d *Draft) Commit(id ID) (ID, error) {
 		return "", fmt.Errorf("snapshot: %q is not an ID", id)
 	}
 	for _, dir := range []string{d.Work(), d.Scratch()} {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := overlay.RemoveAll(dir); err != nil {
 			return "", err
 		}
 	}
@@ -228,5 +228,5 @@ func (d *Draft) Discard() error {
 		return nil
 	}
 	d.ended = true
-	return errors.Join(os.RemoveAll(d.dir), d.lock.Close())
+	return errors.Join(overlay.RemoveAll(d.dir), d.lock.Close())
 }

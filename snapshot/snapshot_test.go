@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -301,6 +302,30 @@ func TestSweepTakesOnlyTheDead(t *testing.T) {
 	}
 	if err := alive.Discard(); err != nil {
 		t.Fatal(err)
+	}
+	left(t, dir, 0)
+}
+
+// TestSweepBesideTheDying has what a dead owner started go on writing into the draft: that is no error of the sweep.
+func TestSweepBesideTheDying(t *testing.T) {
+	s, dir := open(t)
+	work := filepath.Join(dir, "draft-dead", "work", "work")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 500 {
+			_ = os.MkdirAll(filepath.Join(work, strconv.Itoa(i)), 0o700)
+		}
+	}()
+	for ended := false; !ended; {
+		select {
+		case <-done:
+			ended = true
+		default:
+		}
+		if _, err := s.Sweep(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	left(t, dir, 0)
 }

@@ -250,7 +250,7 @@ func (s *Store) Remove(id ID) error {
 	if err != nil {
 		return err
 	}
-	return os.RemoveAll(gone)
+	return overlay.RemoveAll(gone)
 }
 
 // Detach takes the name id away by one rename, so that no reader finds half of it, and
@@ -307,7 +307,11 @@ func sweepDraft(dir string) (bool, error) {
 		return false, err
 	}
 	defer lock.Close()
-	return true, os.RemoveAll(dir)
+	err = overlay.RemoveAll(dir)
+	if errors.Is(err, unix.ENOTEMPTY) {
+		return false, nil // the command of an owner who was killed dies a moment later; the next sweep has the rest
+	}
+	return true, err
 }
 
 // lockDir takes the exclusive lock that says that a living process owns dir.

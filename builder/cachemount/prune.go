@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"builder/overlay"
 	"builder/snapshot/disk"
 
 	"golang.org/x/sys/unix"
@@ -125,7 +126,7 @@ func (s *Store) removeLocked(name string) error {
 		return err
 	}
 	defer d.lock.Close()
-	return errors.Join(os.Rename(filepath.Join(s.dir, name), filepath.Join(d.dir, "removed")), os.RemoveAll(d.dir))
+	return errors.Join(os.Rename(filepath.Join(s.dir, name), filepath.Join(d.dir, "removed")), overlay.RemoveAll(d.dir))
 }
 
 // Sweep removes what dead processes left unfinished, and slots whose id is damaged. It returns how many there were.
@@ -180,5 +181,5 @@ func sweepDraft(dir string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return true, errors.Join(os.RemoveAll(dir), lock.Close())
+	return true, errors.Join(overlay.RemoveAll(dir), lock.Close())
 }

@@ -191,14 +191,14 @@ func takeDraft(ctx context.Context, r *Request, dir string) (*draft, error) {
 func empty(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		err = errors.Join(err, overlay.RemoveAll(filepath.Join(dir, e.Name())))
 	}
 	return err
 }
 
 // discard removes the draft and lets go of it. What cannot be removed is left to Sweep.
 func (d *draft) discard() {
-	_ = os.RemoveAll(d.dir)
+	_ = overlay.RemoveAll(d.dir)
 	_ = d.lock.Close()
 }
 

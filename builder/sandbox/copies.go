@@ -33,7 +33,7 @@ func (r *run) makeCopies(ctx context.Context) (err error) {
 		if err := os.Mkdir(c.dir, 0o755); err != nil {
 			return err
 		}
-		r.later(func() error { return os.RemoveAll(c.dir) })
+		r.later(func() error { return overlay.RemoveAll(c.dir) })
 		if c.plain, err = overlay.CopyTree(ctx, c.node, c.dir); err != nil {
 			return err
 		}
