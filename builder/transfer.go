@@ -174,6 +174,9 @@ func (s *Store) adopt(ctx context.Context, e oci.Entry, platform oci.Platform) (
 		if err != nil {
 			return nil, err
 		}
+		if n.Digest != "" && n.Digest != e.Desc.Digest && n.Digest != desc.Digest {
+			return nil, fmt.Errorf("%s is the name of an image that is %s", n, desc.Digest)
+		}
 		img.Name = n.String()
 	}
 	if err := s.putImage(ctx, img); err != nil || img.Name == "" {

@@ -81,13 +81,17 @@ func ParseManifest(d Descriptor, data []byte) (Manifest, error) {
 	if err := json.Unmarshal(data, &m); err != nil {
 		return m, fmt.Errorf("%s: %w: %w", d.Digest, ErrInvalid, err)
 	}
-	if err := checkAll(d, append([]Descriptor{m.Config}, m.Layers...)); err != nil {
+	children := append([]Descriptor{m.Config}, m.Layers...)
+	if err := checkCount(d, children); err != nil {
+		return m, err
+	}
+	if err := checkAll(d, children); err != nil {
 		return m, err
 	}
 	if m.Config.Size > MaxConfig {
 		return m, fmt.Errorf("%s: %w: a config of %d bytes, more than %d", d.Digest, ErrInvalid, m.Config.Size, MaxConfig)
 	}
-	for _, c := range append([]Descriptor{m.Config}, m.Layers...) {
+	for _, c := range children {
 		if IsDocument(c.MediaType) {
 			return m, fmt.Errorf("%s: %w: a manifest among its layers", d.Digest, ErrInvalid)
 		}
@@ -98,6 +102,16 @@ func ParseManifest(d Descriptor, data []byte) (Manifest, error) {
 // ParseIndex reads an index or manifest list that d names and checks every
 // descriptor in it.
 func ParseIndex(d Descriptor, data []byte) (Index, error) {
+	x, err := ParseListing(d, data)
+	if err == nil {
+		err = checkCount(d, x.Manifests)
+	}
+	return x, err
+}
+
+// ParseListing reads an index of any number of entries, as the index.json of a
+// layout is, which grows with every name.
+func ParseListing(d Descriptor, data []byte) (Index, error) {
 	var x Index
 	if !IsIndex(d.MediaType) {
 		return x, fmt.Errorf("%s: %w: %s is not an index", d.Digest, ErrInvalid, d.MediaType)
@@ -111,11 +125,16 @@ func ParseIndex(d Descriptor, data []byte) (Index, error) {
 	return x, checkAll(d, x.Manifests)
 }
 
-// checkAll checks the children of one document.
-func checkAll(d Descriptor, children []Descriptor) error {
+// checkCount refuses a document of more children than an image can have.
+func checkCount(d Descriptor, children []Descriptor) error {
 	if len(children) > maxChildren {
 		return fmt.Errorf("%s: %w: %d parts, more than %d", d.Digest, ErrInvalid, len(children), maxChildren)
 	}
+	return nil
+}
+
+// checkAll checks the children of one document.
+func checkAll(d Descriptor, children []Descriptor) error {
 	for i, c := range children {
 		if err := Check(c); err != nil {
 			return fmt.Errorf("%s: part %d: %w", d.Digest, i, err)

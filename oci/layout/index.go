@@ -43,7 +43,7 @@ func (l *Layout) readIndex() (oci.Index, error) {
 		return oci.Index{}, err
 	}
 	self := oci.NewDescriptor(ocispec.MediaTypeImageIndex, data)
-	x, err := oci.ParseIndex(self, data)
+	x, err := oci.ParseListing(self, data)
 	if err != nil {
 		return oci.Index{}, fmt.Errorf("%s: %w", ocispec.ImageIndexFile, err)
 	}
@@ -91,7 +91,7 @@ func (l *Layout) write(name string, v any) error {
 		return err
 	}
 	if len(data) > oci.MaxManifest {
-		return fmt.Errorf("%s: would be larger than %d bytes", name, oci.MaxManifest)
+		return fmt.Errorf("%s: would be larger than %d bytes; take names away first", name, oci.MaxManifest)
 	}
 	f, err := l.newIngest()
 	if err != nil {
@@ -187,9 +187,9 @@ func (l *Layout) Tags(_ context.Context) ([]oci.Entry, error) {
 	return entries, nil
 }
 
-// Resolve implements oci.Resolver. A ref is a name of the index, the full image
-// name that BuildKit wrote beside it, or the digest of any manifest among the
-// blobs. "" means the only image there is.
+// Resolve implements oci.Resolver. A ref is a name of the index, else the full
+// image name that BuildKit wrote beside one, or the digest of any manifest among
+// the blobs, which is never taken for a name. "" means the only image there is.
 func (l *Layout) Resolve(ctx context.Context, ref string) (oci.Descriptor, error) {
 	x, err := l.readIndex()
 	if err != nil {
@@ -198,14 +198,15 @@ func (l *Layout) Resolve(ctx context.Context, ref string) (oci.Descriptor, error
 	d := digest.Digest(ref)
 	byDigest := oci.CheckDigest(d) == nil
 	var found []oci.Descriptor
-	for _, m := range x.Manifests {
-		if ref == "" && oci.IsArtifact(m) {
-			continue
-		}
-		hit := ref == "" || refName(m) == ref || m.Annotations[imageName] == ref || (byDigest && m.Digest == d)
-		same := func(f oci.Descriptor) bool { return f.Digest == m.Digest }
-		if hit && !slices.ContainsFunc(found, same) {
-			found = append(found, m)
+	switch {
+	case byDigest:
+		found = matching(x, func(m oci.Descriptor) bool { return m.Digest == d })
+	case ref == "":
+		found = matching(x, func(m oci.Descriptor) bool { return !oci.IsArtifact(m) })
+	default:
+		found = matching(x, func(m oci.Descriptor) bool { return refName(m) == ref })
+		if len(found) == 0 {
+			found = matching(x, func(m oci.Descriptor) bool { return m.Annotations[imageName] == ref })
 		}
 	}
 	switch {
@@ -219,6 +220,18 @@ func (l *Layout) Resolve(ctx context.Context, ref string) (oci.Descriptor, error
 		return oci.Descriptor{}, fmt.Errorf("%s: no image: %w", l.dir, oci.ErrNotFound)
 	}
 	return oci.Descriptor{}, fmt.Errorf("%s: no image %q, it has: %s: %w", l.dir, ref, names(x.Manifests), oci.ErrNotFound)
+}
+
+// matching lists the entries that a predicate chooses, each content once.
+func matching(x oci.Index, chosen func(oci.Descriptor) bool) []oci.Descriptor {
+	var found []oci.Descriptor
+	for _, m := range x.Manifests {
+		same := func(f oci.Descriptor) bool { return f.Digest == m.Digest }
+		if chosen(m) && !slices.ContainsFunc(found, same) {
+			found = append(found, m)
+		}
+	}
+	return found
 }
 
 // names lists entries for an error, at most twenty.

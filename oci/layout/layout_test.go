@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -135,6 +136,53 @@ func TestResolve(t *testing.T) {
 	}
 	if entries, err := l.Tags(ctx); err != nil || len(entries) != 2 || entries[0].Ref != "" {
 		t.Errorf("listed twice without a name: %v, %v", entries, err)
+	}
+}
+
+// A name that looks like a digest is not taken for one, and another program's name of an image gives way to ours.
+func TestResolveDigestIsNoName(t *testing.T) {
+	l, root := filled(t)
+	ctx := t.Context()
+	other := digest.FromString("nothing here")
+	if err := l.Tag(ctx, root, other.String()); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := l.Resolve(ctx, other.String()); !errors.Is(err, oci.ErrNotFound) {
+		t.Errorf("a name for a digest: %v, %v", d, err)
+	}
+	children, err := oci.Children(ctx, l, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	children[0].Annotations = map[string]string{"io.containerd.image.name": "v1"}
+	if err := l.Tag(ctx, children[0], "v2"); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := l.Resolve(ctx, "v1"); err != nil || d.Digest != root.Digest {
+		t.Errorf("two that claim a name: %v, %v", d, err)
+	}
+}
+
+// A layout with more names than an index may have images can be opened, and names taken away.
+func TestManyNames(t *testing.T) {
+	l, root := filled(t)
+	entries := make([]oci.Descriptor, 6000)
+	for i := range entries {
+		entries[i] = root
+		entries[i].Annotations = map[string]string{ocispec.AnnotationRefName: fmt.Sprint("n", i)}
+	}
+	text, err := json.Marshal(ocispec.Index{Manifests: entries})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(l.Dir(), "index.json"), text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = layout.Open(l.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.Untag(t.Context(), "n5999"), l.Tag(t.Context(), root, "more")); err != nil {
+		t.Error(err)
 	}
 }
 

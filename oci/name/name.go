@@ -45,6 +45,9 @@ func Parse(s string) (Ref, error) {
 	} else if r.Digest == "" {
 		r.Tag = DefaultTag
 	}
+	if r.Repository() == "docker.io/library/sha256" && digest.NewDigestFromEncoded(digest.SHA256, r.Tag).Validate() == nil {
+		return Ref{}, fmt.Errorf("image reference %.300q: is an image's ID, not a name", s)
+	}
 	return r, nil
 }
 

@@ -75,6 +75,7 @@ func TestErrors(t *testing.T) {
 		strings.Repeat("a/", 200) + "a":        "",
 		"app@sha384:" + hex64 + hex64[:32]:     "",
 		"app\x00":                              "",
+		"sha256:" + hex64:                      "an image's ID",
 	} {
 		r, err := name.Parse(in)
 		if err == nil {
