@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -106,20 +105,27 @@ func (f *buildFlags) checkAttested(o builder.BuildOptions, outputs []builder.Out
 }
 
 func (f *buildFlags) writeFiles(img *builder.Image, meta map[string]any) error {
-	if f.iidFile != "" {
-		if err := os.WriteFile(f.iidFile, []byte(img.ID()), 0o644); err != nil {
-			return fmt.Errorf("--iidfile: %w", err)
-		}
-	}
-	if f.metadataFile == "" {
-		return nil
+	if err := writeResult("--iidfile", f.iidFile, []byte(img.ID())); err != nil {
+		return err
 	}
 	b, err := json.MarshalIndent(meta, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(f.metadataFile, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("--metadata-file: %w", err)
+	return writeResult("--metadata-file", f.metadataFile, append(b, '\n'))
+}
+
+// writeResult writes the file that a flag names, if it names one.
+func writeResult(flag, path string, data []byte) error {
+	if path == "" {
+		return nil
+	}
+	err := builder.WriteBeside(path, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
 	}
 	return nil
 }
