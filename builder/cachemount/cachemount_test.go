@@ -303,7 +303,9 @@ func TestRemoveBesideUse(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if err := s.Remove("x"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.Remove("x"); err == nil {
+		removed++ // on a busy machine there may have been no moment before when nobody used it
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 || removed == 0 {
