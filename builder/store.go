@@ -153,7 +153,11 @@ func checkFormat(root string) error {
 }
 
 func writeFormat(root, path string) error {
-	return writeFile(root, path, fmt.Appendf(nil, "%d\n", storeFormat))
+	err := writeFile(root, path, fmt.Appendf(nil, "%d\n", storeFormat))
+	if errors.Is(err, fs.ErrNotExist) {
+		return checkFormat(root) // the sweep of a process that was quicker took the new file for one of the dead
+	}
+	return err
 }
 
 // lostAndFound is what a file system has of its own.
