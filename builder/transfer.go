@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -143,6 +144,9 @@ func (s *Store) Load(ctx context.Context, r io.Reader, platform oci.Platform) ([
 	entries, err := archive.Read(ctx, r, s.blobs)
 	if err != nil {
 		return nil, err
+	}
+	if len(entries) == 0 {
+		return nil, errors.New("the archive has no image")
 	}
 	var images []*Image
 	for _, e := range entries {
