@@ -91,6 +91,22 @@ func received(t *testing.T, fd int, port uint16, flags header.TCPFlags, within t
 	return false
 }
 
+// TestFirstPacket: what is sent before the network works is answered once it does, not at the sender's next try.
+func TestFirstPacket(t *testing.T) {
+	for range 50 {
+		n, fd := wire(t)
+		send(t, fd, syn(netip.AddrPortFrom(Gateway4, portDNS), 1000))
+		n.start()
+		answered := received(t, fd, 1000, header.TCPFlagSyn|header.TCPFlagAck, 10*time.Second)
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !answered {
+			t.Fatal("the first packet is lost")
+		}
+	}
+}
+
 // TestHandshakeAfterClose: a handshake that begins as the network ends holds nobody up, though no packet ever answers it.
 func TestHandshakeAfterClose(t *testing.T) {
 	n, fd := wire(t)

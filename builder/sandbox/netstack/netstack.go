@@ -112,11 +112,13 @@ func (n *Network) awaitPacket() error {
 }
 
 func (n *Network) serve() error {
+	ready := make(chan struct{})
+	defer close(ready)
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
 	})
-	err := n.configure()
+	err := n.configure(ready)
 	if err == nil {
 		err = n.serveDNS()
 	}
@@ -126,7 +128,7 @@ func (n *Network) serve() error {
 	return nil
 }
 
-func (n *Network) configure() error {
+func (n *Network) configure(ready <-chan struct{}) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	if err := n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack); err != nil {
 		return fmt.Errorf("%s", err)
@@ -139,7 +141,7 @@ func (n *Network) configure() error {
 	if err != nil {
 		return err
 	}
-	if err := n.stack.CreateNIC(nicID, newFilter(link)); err != nil {
+	if err := n.stack.CreateNIC(nicID, newFilter(link, ready)); err != nil {
 		return fmt.Errorf("create interface: %s", err)
 	}
 	for _, a := range []netip.Addr{Gateway4, Gateway6} {
@@ -226,17 +228,22 @@ func forbidden(a netip.Addr) bool {
 	return address.Of(a) != address.World || a == Gateway4 || a == Gateway6 || a == Guest4 || a == Guest6
 }
 
-// filter lets no pings in.
-type filter struct{ nested.Endpoint }
+// filter lets no pings in, and nothing before the network is ready: it reads its device from the moment it has an
+// interface, and a first packet that came before addresses and DNS would be dropped, to be sent again seconds later.
+type filter struct {
+	nested.Endpoint
+	ready <-chan struct{}
+}
 
-func newFilter(lower stack.LinkEndpoint) *filter {
-	f := &filter{}
+func newFilter(lower stack.LinkEndpoint, ready <-chan struct{}) *filter {
+	f := &filter{ready: ready}
 	f.Init(lower, f)
 	return f
 }
 
 // DeliverNetworkPacket implements stack.NetworkDispatcher.
 func (f *filter) DeliverNetworkPacket(p tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
+	<-f.ready
 	if !isPing(p, pkt) {
 		f.Endpoint.DeliverNetworkPacket(p, pkt)
 	}
