@@ -22,6 +22,8 @@ import (
 type meter struct {
 	dir string // "" if there is none
 	v2  bool
+	// starts are done by a thread that is inside; nil with version 2, which starts processes where one wants them.
+	starts chan func()
 }
 
 // usage is what one run of a command took.
@@ -50,7 +52,35 @@ func newMeter() *meter {
 		_ = os.Remove(dir)
 		return &meter{}
 	}
-	return &meter{dir, v2}
+	m := &meter{dir: dir, v2: v2}
+	if !v2 {
+		if m.starts = enter(dir); m.starts == nil {
+			_ = os.Remove(dir)
+			return &meter{}
+		}
+	}
+	return m
+}
+
+// enter moves a thread into a cgroup, which then does what it is sent until the channel is closed; nil if there is no
+// entry. To move costs 20 ms, the kernel waiting for all cores, and holds up whatever makes processes meanwhile: it must not
+// happen in the time that is measured.
+func enter(dir string) chan func() {
+	todo, entered := make(chan func()), make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with this function
+		thread := []byte(strconv.Itoa(unix.Gettid()))
+		err := os.WriteFile(filepath.Join(dir, "tasks"), thread, 0)
+		entered <- err
+		for f := range todo {
+			f()
+		}
+	}()
+	if <-entered != nil {
+		close(todo)
+		return nil
+	}
+	return todo
 }
 
 // memoryGroup is the directory of this process's memory cgroup; "" where it cannot be seen.
@@ -76,9 +106,22 @@ func memoryGroup() (dir string, v2 bool) {
 func (m *meter) whole() bool { return m.dir != "" }
 
 func (m *meter) close() {
+	if m.starts != nil {
+		leave(m.dir, m.starts)
+	}
 	if m.dir != "" {
 		_ = os.Remove(m.dir) // empty by then; a leftover holds nothing
 	}
+}
+
+// leave moves the thread of enter out again, and ends it.
+func leave(dir string, todo chan func()) {
+	left := make(chan error)
+	todo <- func() {
+		left <- os.WriteFile(filepath.Join(filepath.Dir(dir), "tasks"), []byte(strconv.Itoa(unix.Gettid())), 0)
+	}
+	<-left
+	close(todo)
 }
 
 // run runs the command and measures it from before its start until it has ended.
@@ -127,14 +170,9 @@ func (m *meter) start(cmd *exec.Cmd) error {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(f.Fd())
 		return cmd.Start()
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	thread := []byte(strconv.Itoa(unix.Gettid()))
-	if err := os.WriteFile(filepath.Join(m.dir, "tasks"), thread, 0); err != nil {
-		return err
-	}
-	err := cmd.Start()
-	return errors.Join(err, os.WriteFile(filepath.Join(filepath.Dir(m.dir), "tasks"), thread, 0))
+	err := make(chan error)
+	m.starts <- func() { err <- cmd.Start() }
+	return <-err
 }
 
 // watch samples until ended is closed and returns the highest value.
