@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"builder/builder/sandbox/child"
 
@@ -15,6 +16,27 @@ var ulimits = map[string]int{
 	"fsize": unix.RLIMIT_FSIZE, "locks": unix.RLIMIT_LOCKS, "memlock": unix.RLIMIT_MEMLOCK, "msgqueue": unix.RLIMIT_MSGQUEUE,
 	"nice": unix.RLIMIT_NICE, "nofile": unix.RLIMIT_NOFILE, "nproc": unix.RLIMIT_NPROC, "rss": unix.RLIMIT_RSS,
 	"rtprio": unix.RLIMIT_RTPRIO, "rttime": unix.RLIMIT_RTTIME, "sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
+}
+
+// noCore keeps what crashes from the machine's handler of core dumps, which gets a command's memory in the machine's own
+// namespaces and as its root, and from the layer. To a handler at the end of a pipe no limit matters, not even 0, but this:
+// of one byte (fs/coredump.c).
+var noCore = child.Rlimit{Name: "core", Resource: unix.RLIMIT_CORE, Soft: 1, Hard: 1}
+
+// resourceLimits are those that are asked for, and noCore unless cores are.
+func (s *Spec) resourceLimits() ([]child.Rlimit, error) {
+	limits, err := rlimits(s.Limits.Ulimits)
+	if err != nil || s.Insecure {
+		return limits, err
+	}
+	core := slices.IndexFunc(limits, func(l child.Rlimit) bool { return l.Resource == unix.RLIMIT_CORE })
+	switch {
+	case core < 0:
+		return append(limits, noCore), nil
+	case limits[core].Hard == 0:
+		limits[core] = noCore
+	}
+	return limits, nil
 }
 
 func rlimits(list []Ulimit) ([]child.Rlimit, error) {

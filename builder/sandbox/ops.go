@@ -110,7 +110,7 @@ func (r *run) commandOps() ([]child.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	limits, err := rlimits(s.Limits.Ulimits)
+	limits, err := s.resourceLimits()
 	if err != nil {
 		return nil, err
 	}

@@ -78,6 +78,8 @@ func spawn(flags uintptr, args ...string) (bool, string) {
 // helper is what a process started by spawn does.
 func helper(args []string) {
 	switch args[0] {
+	case "crash":
+		panic(args[1])
 	case "exist":
 		fmt.Print("made")
 	case "mount":

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -99,6 +101,21 @@ var processes = []probe{
 		l.Max++
 		_, _, errno := syscall.RawSyscall(syscall.SYS_SETRLIMIT, syscall.RLIMIT_NOFILE, buffer(16, l.Cur, l.Max), 0)
 		return errno == 0, errno.Error()
+	}},
+	{"core-dump", "a crash's memory handed to the machine's handler of core dumps", func(*host) (bool, string) {
+		var l syscall.Rlimit
+		syscall.Getrlimit(syscall.RLIMIT_CORE, &l)
+		l.Cur = l.Max
+		syscall.Setrlimit(syscall.RLIMIT_CORE, &l)
+		crash := exec.Command("/proc/self/exe", "crash", "now")
+		crash.Dir, crash.Env = "/tmp", []string{"GOTRACEBACK=crash"}
+		err := crash.Run()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			return false, fmt.Sprint(err)
+		}
+		// Nothing but a limit of one byte stops a handler at the end of a pipe, which this machine may not have.
+		return l.Max != 1 || exit.Sys().(syscall.WaitStatus).CoreDump(), fmt.Sprint("limit ", l.Max, ", ", err)
 	}},
 	{"tiocsti", "typing into the terminal (TIOCSTI)", func(*host) (bool, string) {
 		fd, err := syscall.Open("/dev/tty", syscall.O_RDWR, 0)
