@@ -202,6 +202,20 @@ func (l *lab) measure(ctx context.Context, cmd *exec.Cmd) (usage, error) {
 	return u, err
 }
 
+// age waits until what was just written is over two seconds old, as sources are that people build. Younger files could
+// change without a sign of it, so nothing that is read of them is remembered.
+func (l *lab) age(ctx context.Context) error {
+	if l.hasty {
+		return nil
+	}
+	select {
+	case <-time.After(2500 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // settleDisk writes out what waits to be written to the file system of the lab.
 func (l *lab) settleDisk() error {
 	if l.hasty {

@@ -43,6 +43,9 @@ func (o ours) grow(ctx context.Context, dockerfile string, fill func(dir string)
 	if err := fill(dir); err != nil {
 		return nil, err
 	}
+	if err := o.age(ctx); err != nil {
+		return nil, err
+	}
 	file, err := o.context("growth", "FROM "+o.base+"\n"+dockerfile)
 	return func() *exec.Cmd { return o.buildIn(ctx, dir, file, "--network", "host") }, err
 }
