@@ -63,7 +63,7 @@ func (r *run) ops() ([]child.Op, error) {
 		ops = append(ops, child.Mask{Paths: masked}, child.ReadOnly{Paths: readOnly})
 	}
 	if s.TTY {
-		ops = append(ops, child.Terminal{UID: s.User.UID})
+		ops = append(ops, child.Terminal{UID: s.User.UID, Size: terminalSize(s.Stdin)})
 	}
 	return append(ops, end...), nil
 }

@@ -12,6 +12,18 @@ import (
 // endOfInput is what a terminal's line discipline takes for the end of input: ^D.
 const endOfInput = 4
 
+// terminalSize is what the command's terminal begins with: the size of the caller's, or zero where in is none.
+func terminalSize(in io.Reader) (size unix.Winsize) {
+	if f, ok := in.(*os.File); ok {
+		withFD(f, func(fd int) {
+			if ws, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+				size = *ws
+			}
+		})
+	}
+	return size
+}
+
 // serveTerminal connects the master of the command's terminal with the caller's input and output.
 func (s *stdio) serveTerminal(r *run, master *os.File) error {
 	out := r.spec.Stdout
@@ -42,14 +54,14 @@ func (s *stdio) adopt(r *run, in, master *os.File) error {
 		return err
 	}
 	r.later(func() error { return term.Restore(int(in.Fd()), state) })
+	changes := make(chan os.Signal, 1)
+	signal.Notify(changes, unix.SIGWINCH)
 	resize := func() {
 		if ws, err := unix.IoctlGetWinsize(int(in.Fd()), unix.TIOCGWINSZ); err == nil {
 			withFD(master, func(fd int) { unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, ws) })
 		}
 	}
-	resize()
-	changes := make(chan os.Signal, 1)
-	signal.Notify(changes, unix.SIGWINCH)
+	resize() // for what changed since terminalSize looked
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

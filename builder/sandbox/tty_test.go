@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,6 +53,26 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// conversation is an output that acts on its cues, each when it stands there, one after another.
+type conversation struct {
+	out  *bytes.Buffer
+	cues []cue
+}
+
+type cue struct {
+	text string
+	act  func()
+}
+
+func (c *conversation) Write(b []byte) (int, error) {
+	c.out.Write(b)
+	for len(c.cues) > 0 && bytes.Contains(c.out.Bytes(), []byte(c.cues[0].text)) {
+		c.cues[0].act()
+		c.cues = c.cues[1:]
+	}
+	return len(b), nil
+}
+
 func TestTerminalOfTheUser(t *testing.T) {
 	user, program := openPTY(t)
 	size := &unix.Winsize{Row: 31, Col: 97}
@@ -66,17 +85,18 @@ func TestTerminalOfTheUser(t *testing.T) {
 	}
 	b := newBox(t, busybox(t))
 	b.TTY, b.Stdin = true, program
-	go func() {
-		time.Sleep(time.Second) // the command has to see the first size before, however slow its start is
-		size.Row = 50
-		unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, size)
-		syscall.Kill(os.Getpid(), syscall.SIGWINCH)
-		time.Sleep(200 * time.Millisecond)
-		user.Write([]byte("line\r"))
-		time.Sleep(200 * time.Millisecond)
-		user.Write([]byte{3}) // ^C: for the command, not for us
-	}()
-	err = b.run("/bin/sh", "-c", "stty size; read a; echo got $a; stty size; trap 'echo interrupted; exit 7' INT; while true; do sleep 0.1; done")
+	b.Stdout = &conversation{out: &b.out, cues: []cue{
+		{"31 97\r\n", func() {
+			size.Row = 50
+			unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, size)
+			syscall.Kill(os.Getpid(), syscall.SIGWINCH)
+		}},
+		{"50 97\r\n", func() { user.Write([]byte("line\r")) }},
+		{"got line\r\n", func() { user.Write([]byte{3}) }}, // ^C: for the command, not for us
+	}}
+	err = b.run("/bin/sh", "-c", `trap 'echo interrupted; exit 7' INT; stty size
+		while test "$(stty size)" = "31 97"; do sleep 0.01; done; stty size
+		read a; echo got $a; while true; do sleep 0.1; done`)
 	if exitCode(err) != 7 {
 		t.Errorf("%v", err)
 	}

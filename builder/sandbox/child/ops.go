@@ -13,7 +13,11 @@
 // following links. Linux 5.12 or newer is required.
 package child
 
-import "builder/overlay"
+import (
+	"builder/overlay"
+
+	"golang.org/x/sys/unix"
+)
 
 // Op is one thing to do. The set is closed; see kinds.
 type Op interface{ op() }
@@ -144,8 +148,11 @@ type Mask struct{ Paths []string }
 type ReadOnly struct{ Paths []string }
 
 // Terminal makes a pseudo-terminal in the sandbox's devpts for the command, owned by UID, and sends its master to the
-// parent. It is /dev/console too.
-type Terminal struct{ UID uint32 }
+// parent. It is /dev/console too, and of the size Size when the command starts.
+type Terminal struct {
+	UID  uint32
+	Size unix.Winsize
+}
 
 // Hostname sets the host name.
 type Hostname struct{ Name string }

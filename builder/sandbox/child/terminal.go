@@ -30,6 +30,9 @@ func (s *state) openTerminal(op Terminal) error {
 	if err := unix.Fchown(s.terminal, int(op.UID), -1); err != nil {
 		return fmt.Errorf("owner %d: %w", op.UID, err)
 	}
+	if err := unix.IoctlSetWinsize(s.terminal, unix.TIOCSWINSZ, &op.Size); err != nil {
+		return fmt.Errorf("size: %w", err)
+	}
 	if err := s.console(strconv.Itoa(n)); err != nil {
 		return fmt.Errorf("/dev/console: %w", err)
 	}

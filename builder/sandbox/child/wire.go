@@ -43,7 +43,7 @@ func appendValue(b []byte, v reflect.Value) []byte {
 		return append(b, 0)
 	case reflect.Int:
 		return binary.AppendVarint(b, v.Int())
-	case reflect.Uint8, reflect.Uint32, reflect.Uint64:
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		return binary.AppendUvarint(b, v.Uint())
 	case reflect.Slice:
 		b = binary.AppendUvarint(b, uint64(v.Len()))
@@ -134,7 +134,7 @@ func (r *reader) value(v reflect.Value) {
 		v.SetBool(r.uvarint() != 0)
 	case reflect.Int:
 		v.SetInt(r.varint())
-	case reflect.Uint8, reflect.Uint32, reflect.Uint64:
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		v.SetUint(r.uvarint())
 	case reflect.Slice:
 		r.slice(v)

@@ -40,6 +40,8 @@ func fill(t *testing.T, v reflect.Value, n int) {
 		v.SetInt(-int64(n) << 40)
 	case reflect.Uint8:
 		v.SetUint(200)
+	case reflect.Uint16:
+		v.SetUint(1<<16 - uint64(n))
 	case reflect.Uint32:
 		v.SetUint(1<<32 - uint64(n))
 	case reflect.Uint64:
