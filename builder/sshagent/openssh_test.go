@@ -2,6 +2,7 @@ package sshagent_test
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,7 +80,8 @@ func startAgent(t *testing.T, socket string) {
 		cmd.Wait()
 	})
 	for range 200 {
-		if _, err := os.Stat(socket); err == nil {
+		if c, err := net.Dial("unix", socket); err == nil { // the socket is there before anybody listens
+			c.Close()
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
