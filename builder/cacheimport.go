@@ -360,7 +360,7 @@ func (b *build) unpackOver(ctx context.Context, s *plan.Step, src *content, img 
 	if err != nil {
 		return "", err
 	}
-	id, err := b.store.layerTree(in, img, top, parent)
+	id, err := b.store.layerTree(in, img, top, img.treeOf(top+1), parent)
 	if err = in.end(err); err != nil {
 		return "", img.Layers[top].failed("unpack", err)
 	}

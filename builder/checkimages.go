@@ -87,8 +87,9 @@ func (c *checker) image(ctx context.Context, img *Image) error {
 		if one.Manifest != nil && !c.has(*one.Manifest) {
 			return fmt.Errorf("its manifest %s is gone", one.Manifest.Digest)
 		}
-		for n := range one.Layers {
-			if err := c.layer(one, n); err != nil {
+		trees := one.trees()
+		for n, l := range one.Layers {
+			if err := c.layer(l, cmp.Or(l.Tree, trees[n+1])); err != nil {
 				return err
 			}
 		}
@@ -96,10 +97,8 @@ func (c *checker) image(ctx context.Context, img *Image) error {
 	return nil
 }
 
-// layer proves that a layer can be had.
-func (c *checker) layer(img *Image, n int) error {
-	l := img.Layers[n]
-	tree := cmp.Or(l.Tree, img.treeOf(n+1))
+// layer proves that a layer, whose files are in tree, can be had.
+func (c *checker) layer(l Layer, tree snapshot.ID) error {
 	there := !c.badTrees[tree] && c.hasFiles(tree)
 	if there || l.Blob != nil && (c.has(*l.Blob) || l.From != "") {
 		return nil

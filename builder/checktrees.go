@@ -78,11 +78,12 @@ func (c *checker) proofs() (map[snapshot.ID]*proof, error) {
 	}
 	images, _ := c.s.Images() // the damaged ones are found later
 	for _, img := range everyPlatform(images) {
+		trees := img.trees()
 		for n, l := range img.Layers {
 			if l.Tree != "" {
 				of(l.Tree).layers = append(of(l.Tree).layers, l)
 			} else if l.Blob != nil && c.has(*l.Blob) {
-				p := of(img.treeOf(n + 1))
+				p := of(trees[n+1])
 				p.image, p.n = img, n
 			}
 		}

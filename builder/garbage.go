@@ -144,9 +144,10 @@ func (p *pruning) splitImages() error {
 		p.images = append(p.images, img)
 	}
 	for _, img := range everyPlatform(p.images) {
-		for n := range len(img.Layers) {
-			p.count(p.closure(img.treeOf(n+1)), 1)
-			p.count(p.closure(img.Layers[n].Tree), 1)
+		trees := img.trees()
+		for n, l := range img.Layers {
+			p.count(p.closure(trees[n+1]), 1)
+			p.count(p.closure(l.Tree), 1)
 		}
 	}
 	return nil

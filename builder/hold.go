@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"builder/snapshot"
 )
 
 // hold keeps all that an image's record names from being taken away while this process
@@ -20,19 +22,19 @@ func (s *Store) hold(ctx context.Context, img *Image) error {
 				return err
 			}
 		}
-		for n := range one.Layers {
-			if err := s.holdLayer(ctx, one, n); err != nil {
-				return fmt.Errorf("image %s: layer %s: %w", one.shown(), one.Layers[n].DiffID, err)
+		trees := one.trees()
+		for n, l := range one.Layers {
+			if err := s.holdLayer(ctx, l, trees[n+1]); err != nil {
+				return fmt.Errorf("image %s: layer %s: %w", one.shown(), l.DiffID, err)
 			}
 		}
 	}
 	return nil
 }
 
-// holdLayer holds every form that the layer n of an image has in the store.
-func (s *Store) holdLayer(ctx context.Context, img *Image, n int) error {
-	l := img.Layers[n]
-	tree := s.trees.Has(img.treeOf(n + 1))
+// holdLayer holds every form that a layer of an image has in the store; id is the snapshot of it and all below.
+func (s *Store) holdLayer(ctx context.Context, l Layer, id snapshot.ID) error {
+	tree := s.trees.Has(id)
 	if l.Linked { // grafted on the layers below when it is read
 		tree = s.trees.Has(l.Tree)
 	}

@@ -25,19 +25,30 @@ func (i *Image) diffIDs() []digest.Digest {
 	return ids
 }
 
-// treeOf is the snapshot that holds the image's first n layers, if they are unpacked.
-// A pulled layer's snapshot is named by the chain of diff IDs up to it.
+// treeOf is the snapshot that holds the image's first n layers, if they are unpacked. Who asks for every n takes trees.
 func (i *Image) treeOf(n int) snapshot.ID {
-	if n == 0 {
-		return ""
+	return (&Image{Layers: i.Layers[:n]}).trees()[n]
+}
+
+// trees are the snapshots that hold the image's first 0, 1, 2… layers, if they are unpacked. A pulled layer's snapshot is
+// named by the chain of diff IDs up to it.
+func (i *Image) trees() []snapshot.ID {
+	ids := make([]snapshot.ID, len(i.Layers)+1)
+	var chain []digest.Digest
+	for n, l := range i.Layers {
+		switch {
+		case l.Linked:
+			ids[n+1] = snapshot.Grafted(l.Tree, ids[n])
+		case l.Tree != "":
+			ids[n+1] = l.Tree
+		default:
+			if chain == nil {
+				chain = identity.ChainIDs(i.diffIDs())
+			}
+			ids[n+1] = snapshot.ID(chain[n].Encoded())
+		}
 	}
-	switch l := i.Layers[n-1]; {
-	case l.Linked:
-		return snapshot.Grafted(l.Tree, i.treeOf(n-1))
-	case l.Tree != "":
-		return l.Tree
-	}
-	return snapshot.ID(identity.ChainID(i.diffIDs()[:n]).Encoded())
+	return ids
 }
 
 // unpackImage returns the tree of an image: the snapshots of the layers that are
@@ -60,8 +71,8 @@ func (s *Store) unpackImage(ctx context.Context, img *Image, p *progress.Printer
 
 // unpacked is how many layers of img, from the bottom, a snapshot holds already.
 func (s *Store) unpacked(img *Image) int {
-	done := len(img.Layers)
-	for done > 0 && !s.trees.Has(img.treeOf(done)) {
+	done, trees := len(img.Layers), img.trees()
+	for done > 0 && !s.trees.Has(trees[done]) {
 		done--
 	}
 	return done
@@ -87,19 +98,19 @@ func (s *Store) unpackFrom(ctx context.Context, img *Image, done int, ui *progre
 	if err != nil {
 		return "", err
 	}
-	tree := img.treeOf(done)
+	trees := img.trees()
+	tree := trees[done]
 	for ; err == nil && done < len(img.Layers); done++ {
-		if tree, err = s.layerTree(in, img, done, tree); err != nil {
+		if tree, err = s.layerTree(in, img, done, trees[done+1], tree); err != nil {
 			err = img.Layers[done].failed("unpack", err)
 		}
 	}
 	return tree, in.end(err)
 }
 
-// layerTree is the snapshot of layer i of img over tree. It may be there, since it only
+// layerTree is id, the snapshot of layer i of img over tree. It may be there, since it only
 // rested on one that was missing, or since another image has the same layers.
-func (s *Store) layerTree(in *inflow, img *Image, i int, tree snapshot.ID) (snapshot.ID, error) {
-	id := img.treeOf(i + 1)
+func (s *Store) layerTree(in *inflow, img *Image, i int, id, tree snapshot.ID) (snapshot.ID, error) {
 	claim, err := s.lease.Claim(in.ctx, "layer "+string(id), nil)
 	if err != nil {
 		return "", err
@@ -108,11 +119,12 @@ func (s *Store) layerTree(in *inflow, img *Image, i int, tree snapshot.ID) (snap
 	if s.trees.Has(id) {
 		return id, nil
 	}
-	return s.unpackLayer(in, img, i, tree)
+	return s.unpackLayer(in, img, i, id, tree)
 }
 
-// unpackLayer makes the snapshot of layer i of img over tree.
-func (s *Store) unpackLayer(in *inflow, img *Image, i int, tree snapshot.ID) (snapshot.ID, error) {
+// unpackLayer makes the snapshot id of layer i of img over tree. A layer that was built here and comes back as a blob is
+// one that was pulled.
+func (s *Store) unpackLayer(in *inflow, img *Image, i int, id, tree snapshot.ID) (snapshot.ID, error) {
 	l := img.Layers[i]
 	if l.Linked && s.trees.Has(l.Tree) {
 		return s.trees.Graft(l.Tree, tree)
@@ -128,7 +140,10 @@ func (s *Store) unpackLayer(in *inflow, img *Image, i int, tree snapshot.ID) (sn
 	if err := unpackInto(in, l, draft); err != nil {
 		return "", err
 	}
-	return draft.Commit(snapshot.ID(identity.ChainID(img.diffIDs()[:i+1]).Encoded()))
+	if l.Tree != "" {
+		id = snapshot.ID(identity.ChainID(img.diffIDs()[:i+1]).Encoded())
+	}
+	return draft.Commit(id)
 }
 
 // unpackInto fills a draft with a layer that comes as a blob.
